@@ -1,0 +1,100 @@
+// The CPU kernels' door: raw pointers, sizes and strides in, nothing of torch. csrc/torch and
+// csrc/numpy call only what is declared here.
+#pragma once
+
+#include <cstdint>
+
+#include "families/list.h"
+
+namespace bll::cpu {
+
+enum class DType : int { kFloat64, kFloat32, kBFloat16, kFloat16 };
+enum class Loss : int { kKl, kKlFull, kReverseKl, kReverseKlFull, kEvidence };
+enum class Reduction : int { kNone, kSum, kBatchMean };
+enum class Pool : int { kMean, kMax, kStd };
+
+struct FamilyArgs {
+  FamilyId id;
+  int64_t group;  // categorical: latents per group, > 0; ignored by the others
+  double tau;     // gaussian-precision: precision of the message; ignored by the others
+  double tilt;    // power beta is raised to
+};
+
+// `count` rows of latents with unit inner stride, counted in elements. Row i starts at
+// offsets[i] if offsets is given, else at i * stride. Families with two parameters per latent
+// keep the second plane `plane_stride` elements behind the first.
+struct Rows {
+  const void* data;
+  DType dtype;
+  int64_t count;
+  int64_t stride;
+  int64_t plane_stride;
+  const int64_t* offsets;
+};
+
+// Runs body(begin, end, context) over [0, size) in pieces of at least `grain`.
+using ParallelFor = void (*)(int64_t size, int64_t grain,
+                             void (*body)(int64_t begin, int64_t end, void* context),
+                             void* context);
+
+// Losses between one row of `a` and one row of `b` (docs/method.md). Accumulate type: double for
+// kFloat64 inputs, else float; `weight`, `grad` and `value` have that type.
+struct PairArgs {
+  FamilyArgs family;
+  Loss loss;
+  Reduction reduction;
+  int64_t width;           // latents per row
+  Rows a;
+  Rows b;                  // dense: b.count == a.count and labels == nullptr; else a class table
+  const int64_t* labels;   // row of the table for each row of a, already range-checked
+  const void* weight;      // [a.count] or nullptr
+  const void* grad;        // upstream gradient: [a.count] for kNone, [1] else; nullptr means 1
+  void* value;             // [a.count] for kNone, [1] else; nullptr: not wanted
+  void* grad_a;            // contiguous, dtype of a, shape of a; nullptr: not wanted
+  void* grad_b;            // contiguous, dtype of b, shape of b; nullptr: not wanted
+};
+void pair_loss(const PairArgs& args, ParallelFor parallel_for);
+
+// -log softmax_c(s_c)_y with s_c = log E_alpha[beta_c] (docs/method.md).
+struct ClassArgs {
+  FamilyArgs family;
+  Reduction reduction;
+  bool normalize_message;
+  int64_t width;
+  Rows a;
+  Rows table;              // count = classes
+  const int64_t* labels;   // forward only
+  const void* bias;        // [classes] or nullptr, forward only
+  const void* weight;      // [a.count] or nullptr, forward only
+  void* value;             // forward: [a.count] for kNone, [1] else
+  void* residual;          // [a.count, classes]; forward writes, backward reads
+  const void* grad;        // backward: [a.count] for kNone, [1] else; nullptr means 1
+  void* grad_a;            // backward outputs, nullptr: not wanted
+  void* grad_table;
+  void* grad_bias;         // accumulate type, [classes]
+};
+void class_loss_forward(const ClassArgs& args, ParallelFor parallel_for);
+void class_loss_backward(const ClassArgs& args, ParallelFor parallel_for);
+
+// A g x g grid of pooled cells per channel, cells as in adaptive average pooling.
+struct PoolArgs {
+  Pool kind;
+  int64_t batch, channels, height, width, grid;
+  bool channels_last;
+  DType dtype;             // of the map and its gradient
+  const void* map;
+  void* pooled;            // forward: accumulate type, [batch, channels, grid, grid]
+  const void* grad_pooled; // backward: accumulate type
+  void* grad_map;          // backward: dtype and layout of the map
+};
+void grid_pool_forward(const PoolArgs& args, ParallelFor parallel_for);
+void grid_pool_backward(const PoolArgs& args, ParallelFor parallel_for);
+
+// Instruction sets of this build that the processor can run, best last ("portable", "avx2",
+// "avx512"); the kernels use the best unless select_isa names another (tests do).
+int isa_count();
+const char* isa_name(int index);
+bool select_isa(const char* name);  // false: unknown or unsupported here
+const char* selected_isa();
+
+}  // namespace bll::cpu
