@@ -1,0 +1,68 @@
+"""The reference networks by name."""
+
+from __future__ import annotations
+
+from bll.models.cuts import balanced_ends, multiply_adds
+from bll.models.mlp import mlp
+from bll.models.network import Network
+from bll.models.resnet import RESNETS, ResNet
+
+MODEL_NAMES: tuple[str, ...] = ("mlp", *RESNETS)
+
+
+def _resnet_cuts(model: ResNet, image_shape: tuple[int, int, int], blocks: int) -> tuple[str, ...]:
+    """Cuts after the stages for four blocks, else between units, balanced by multiply-adds."""
+    stages = [name for name, _ in model.named_children() if name.startswith("stage")]
+    if blocks == len(stages):
+        return tuple(stages[:-1])
+    counts = multiply_adds(model, image_shape)
+    units = [
+        f"{stage}.{name}"
+        for stage in stages
+        for name, _ in model.get_submodule(stage).named_children()
+    ]
+    costs = [
+        sum(count for name, count in counts.items() if name.startswith(f"{unit}."))
+        for unit in units
+    ]
+    costs[0] += sum(count for name, count in counts.items() if name.startswith("stem."))
+    costs[-1] += counts["head"]
+    if not 1 <= blocks <= len(units):
+        raise ValueError(
+            f"blocks: expected 1 to {len(units)} (the residual units of the model), got {blocks}"
+        )
+    return tuple(units[end] for end in balanced_ends(costs, blocks))
+
+
+def build_network(
+    name: str,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    blocks: int = 4,
+    width: int | None = None,
+) -> Network:
+    """Reference network ``name``, initialised from torch's global random state.
+
+    Args:
+        name: One of ``MODEL_NAMES``.
+        image_shape: Channels, height and width of an image.
+        num_classes: Number of logits.
+        blocks: Number of blocks. It sets the depth of ``mlp``; a residual network keeps its depth
+            and is cut after its stages (4 blocks) or between residual units.
+        width: Hidden units of ``mlp`` (default 256), or channels of a residual network's first
+            stage (default 16 for ``resnet10``, 64 for the others).
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+    if name == "mlp":
+        return mlp(image_shape, num_classes, blocks=blocks, width=256 if width is None else width)
+    if name not in RESNETS:
+        raise ValueError(f"model: expected one of {', '.join(MODEL_NAMES)}, got {name!r}")
+    shape = RESNETS[name]
+    channels = shape.width if width is None else width
+    if channels < 1:
+        raise ValueError(f"width: expected at least 1, got {channels}")
+    model = ResNet(shape, image_shape[0], num_classes, channels)
+    return Network(model, _resnet_cuts(model, image_shape, blocks))
