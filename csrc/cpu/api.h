@@ -5,11 +5,12 @@
 #include <cstdint>
 
 #include "families/list.h"
+#include "losses/loss.h"
 
 namespace bll::cpu {
 
 enum class DType : int { kFloat64, kFloat32, kBFloat16, kFloat16 };
-enum class Loss : int { kKl, kKlFull, kReverseKl, kReverseKlFull, kEvidence };
+using bll::Loss;
 enum class Reduction : int { kNone, kSum, kBatchMean };
 enum class Pool : int { kMean, kMax, kStd };
 

@@ -1,0 +1,36 @@
+// What lets one header serve g++ and nvcc: qualifiers and bit casts.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define BLL_HD __host__ __device__ __forceinline__
+#else
+// Forced, because a function that is not inlined would run without its caller's instruction set.
+#define BLL_HD inline __attribute__((always_inline))
+#endif
+
+namespace bll {
+
+BLL_HD uint32_t float_bits(float x) {
+#if defined(__CUDA_ARCH__)
+  return __float_as_uint(x);
+#else
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+#endif
+}
+
+BLL_HD float bits_float(uint32_t bits) {
+#if defined(__CUDA_ARCH__)
+  return __uint_as_float(bits);
+#else
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+#endif
+}
+
+}  // namespace bll
