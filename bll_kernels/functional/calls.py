@@ -1,0 +1,247 @@
+"""From a user's arguments to an op call, and back: shapes, broadcasting, pooling.
+
+A prepared call holds what the ops take, and how their gradients return to the shapes and dtypes
+that the user gave.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bll_kernels.autograd import GridPool
+from bll_kernels.backends.selection import select
+from bll_kernels.families import FORMULAS, NORMALISED_MESSAGES, Family, get_family
+from bll_kernels.functional import checks
+from bll_kernels.ops import op
+
+PoolArgument = tuple[str, int] | None
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """A map pooled in front of a loss; `latents` is what the loss sees."""
+
+    source: Tensor
+    latents: Tensor
+    kind: str
+    grid: int
+    backend: str
+
+    def restore(self, grad: Tensor, compact: bool) -> Tensor:
+        """Gradient of the map, or of the pooled cells [B, C, g, g] when `compact`."""
+        if compact:
+            batch, channels = self.source.shape[:2]
+            return grad.reshape(batch, channels, self.grid, self.grid)
+        full: Tensor = op(self.backend, "grid_pool_backward")(
+            grad, self.source, self.kind, self.grid
+        )
+        return full
+
+
+def pool_map(x: Tensor, kind: str, grid: int, backend: str) -> Tensor:
+    """Differentiable grid pooling of a checked map."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        pooled: Tensor = GridPool.apply(x, backend, kind, grid)
+        return pooled
+    pooled = op(backend, "grid_pool")(x, kind, grid)
+    return pooled
+
+
+def _pool(name: str, a: Tensor, pool: PoolArgument, family: Family) -> Pooling | None:
+    if pool is None:
+        return None
+    if not isinstance(pool, tuple) or len(pool) != 2:
+        raise TypeError(f"pool: expected None or a pair (kind, grid), got {pool!r}")
+    kind, grid = pool
+    checks.check_pool_arguments(kind, grid)
+    if FORMULAS[family.name].planes > 1:
+        raise ValueError(
+            f"pool: expected a family with one parameter per latent, got {family.name}"
+        )
+    checks.check_map(name, a)
+    backend = select(a.device.type)
+    return Pooling(a, pool_map(a, kind, grid, backend), kind, grid, backend)
+
+
+def _beside_pooled(x: Tensor, a: Tensor, pooled: bool) -> Tensor:
+    """A half-precision partner of pooled latents, which are in the accumulate dtype."""
+    return x.to(a.dtype) if pooled and x.dtype != a.dtype else x
+
+
+def _family_options(family: Family, a: Tensor) -> tuple[str, int, float]:
+    return family.name, family.group or a.shape[-1], float(family.tau)
+
+
+def _align(a: Tensor, b: Tensor, planes: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Broadcast `a` against `b`; a `b` with fewer rows becomes a table with computed labels."""
+    if a.shape == b.shape:
+        return a, b, None
+    try:
+        shape = torch.broadcast_shapes(a.shape, b.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"b: expected a shape that broadcasts with a {tuple(a.shape)}, got {tuple(b.shape)}"
+        ) from None
+    a = a.expand(shape)
+    batch, latents = shape[: len(shape) - planes], shape[len(shape) - planes :]
+    lead = b.shape[: max(b.dim() - planes, 0)]
+    rows = math.prod(lead)
+    if rows == math.prod(batch):
+        return a, b.expand(shape), None
+    table = b.expand(*lead, *latents).reshape(rows, *latents)
+    index = torch.arange(rows, device=b.device).reshape(lead).expand(batch)
+    return a, table, index.contiguous()
+
+
+@dataclass(frozen=True)
+class PairCall:
+    """Arguments of `pair_loss` up to `tilt`, without the loss."""
+
+    a: Tensor
+    b: Tensor
+    labels: Tensor | None
+    weight: Tensor | None
+    backend: str
+    family: tuple[str, int, float]
+    tilt: float
+    pooling: Pooling | None
+    given_a: Tensor
+    given_b: Tensor
+    planes: int
+
+    def options(self, loss: str, reduction: str) -> tuple[Any, ...]:
+        """The op's arguments behind the tensors."""
+        return (*self.family, loss, self.tilt, reduction)
+
+    def restore_a(self, grad: Tensor, compact: bool) -> Tensor:
+        """Gradient of the op's `a` as a gradient of the user's."""
+        if self.pooling is not None:
+            latents = self.pooling.latents
+            return self.pooling.restore(grad.sum_to_size(latents.shape), compact)
+        return grad.sum_to_size(self.given_a.shape)
+
+    def restore_b(self, grad: Tensor) -> Tensor:
+        """Gradient of the op's `b` as a gradient of the user's."""
+        given = self.given_b
+        lead = given.shape[: max(given.dim() - self.planes, 0)]
+        latents = grad.shape[grad.dim() - self.planes :]
+        if grad.shape != given.shape and math.prod(lead) * math.prod(latents) == grad.numel():
+            grad = grad.reshape(*lead, *latents)
+        return grad.sum_to_size(given.shape).to(given.dtype)
+
+
+def prepare_pair(
+    a: Tensor,
+    b: Tensor,
+    family: str | Family,
+    labels: Tensor | None,
+    pool: PoolArgument,
+    tilt: float,
+    weight: Tensor | None,
+) -> PairCall:
+    """Check and align the arguments that `posterior_kl` and `evidence_loss` share."""
+    family = get_family(family)
+    planes = FORMULAS[family.name].planes
+    given_a, given_b = checks.check_float_tensor("a", a), checks.check_partner("b", b, a)
+    tilt = checks.check_tilt(tilt, family)
+    pooling = _pool("a", a, pool, family)
+    if pooling is not None:
+        a = pooling.latents
+        b = _beside_pooled(b, a, True)
+    checks.check_latents("a", a, family, planes)
+    batch = a.shape[: a.dim() - planes]
+    if labels is None:
+        a, b, labels = _align(a, b, planes)
+        batch = a.shape[: a.dim() - planes]
+        checks.check_latents("a and b", a, family, planes)
+    else:
+        expected = a.shape[a.dim() - planes :]
+        if b.dim() != planes + 1 or b.shape[1:] != expected:
+            raise ValueError(
+                f"b: expected a class table of shape [classes, {', '.join(map(str, expected))}] "
+                f"beside labels, got {tuple(b.shape)}"
+            )
+        labels = checks.check_labels(labels, batch, a)
+        checks.check_label_range(labels, b.shape[0])
+    if weight is not None:
+        weight = checks.check_weight(weight, batch, a)
+    backend, options = select(a.device.type), _family_options(family, a)
+    return PairCall(a, b, labels, weight, backend, options, tilt, pooling, given_a, given_b, planes)
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """What a class loss calls its arguments, for its error messages."""
+
+    a: str = "a"
+    table: str = "table"
+    weight: str = "weight"
+
+
+@dataclass(frozen=True)
+class ClassCall:
+    """Arguments of `class_loss` up to `tilt`."""
+
+    a: Tensor
+    table: Tensor
+    labels: Tensor
+    bias: Tensor | None
+    weight: Tensor | None
+    backend: str
+    options: tuple[Any, ...]
+    pooling: Pooling | None
+    given_table: Tensor
+
+    def restore_a(self, grad: Tensor, compact: bool) -> Tensor:
+        """Gradient of the op's `a` as a gradient of the user's."""
+        return grad if self.pooling is None else self.pooling.restore(grad, compact)
+
+
+def prepare_class(
+    a: Tensor,
+    table: Tensor,
+    labels: Tensor,
+    family: str | Family,
+    bias: Tensor | None,
+    normalize_message: bool,
+    pool: PoolArgument,
+    tilt: float,
+    weight: Tensor | None,
+    names: ClassNames,
+) -> ClassCall:
+    """Check and align the arguments of `class_evidence_loss` and `linear_cross_entropy`."""
+    family = get_family(family)
+    planes = FORMULAS[family.name].planes
+    checks.check_float_tensor(names.a, a)
+    given_table = checks.check_partner(names.table, table, a, names.a)
+    checks.check_flag("normalize_message", normalize_message)
+    if normalize_message and family.name in NORMALISED_MESSAGES:
+        raise ValueError(
+            f"normalize_message: messages of {family.name} are densities already, expected False"
+        )
+    tilt = checks.check_tilt(tilt, family)
+    pooling = _pool(names.a, a, pool, family)
+    if pooling is not None:
+        a = pooling.latents
+        table = _beside_pooled(table, a, True)
+    checks.check_latents(names.a, a, family, planes)
+    batch, latents = a.shape[: a.dim() - planes], a.shape[a.dim() - planes :]
+    if table.dim() != planes + 1 or table.shape[1:] != latents or table.shape[0] == 0:
+        raise ValueError(
+            f"{names.table}: expected shape [classes, {', '.join(map(str, latents))}] with at "
+            f"least one class, got {tuple(table.shape)}"
+        )
+    labels = checks.check_labels(labels, batch, a)
+    checks.check_label_range(labels, table.shape[0])
+    if bias is not None:
+        bias = checks.check_bias(bias, table.shape[0], a)
+    if weight is not None:
+        weight = checks.check_weight(weight, batch, a, names.weight)
+    options = (*_family_options(family, a), normalize_message, tilt)
+    backend = select(a.device.type)
+    return ClassCall(a, table, labels, bias, weight, backend, options, pooling, given_table)

@@ -1,0 +1,193 @@
+"""Argument checks of the public functions.
+
+Each raises ValueError or TypeError that names the argument, what was expected and what came,
+before anything is computed. Nothing here reads a tensor's data but `check_label_range`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
+
+from bll_kernels.families import NORMALISED_MESSAGES, Family
+from bll_kernels.spec import (
+    DIRECTIONS,
+    FLOAT_DTYPES,
+    HALF_DTYPES,
+    LABEL_DTYPES,
+    POOLS,
+    REDUCTIONS,
+    accumulate_dtype,
+)
+
+
+def _shape(x: Tensor) -> str:
+    return str(tuple(x.shape))
+
+
+def check_float_tensor(name: str, x: object) -> Tensor:
+    """A dense tensor of a supported floating dtype."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {x.layout}")
+    if x.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name}: expected float64, float32, bfloat16 or float16, got {x.dtype}")
+    return x
+
+
+def check_same_device(name: str, x: Tensor, reference: Tensor, reference_name: str) -> None:
+    """`x` lives where `reference` lives."""
+    if x.device != reference.device:
+        raise ValueError(
+            f"{name}: expected device {reference.device} as {reference_name}, got {x.device}"
+        )
+
+
+def check_partner(name: str, x: object, a: Tensor, a_name: str = "a") -> Tensor:
+    """A float tensor on a's device, of a's dtype or float32 beside a half type."""
+    x = check_float_tensor(name, x)
+    check_same_device(name, x, a, a_name)
+    if x.dtype != a.dtype and not (a.dtype in HALF_DTYPES and x.dtype == torch.float32):
+        also = " or float32" if a.dtype in HALF_DTYPES else ""
+        raise TypeError(f"{name}: expected {a.dtype}{also} beside {a_name}, got {x.dtype}")
+    return x
+
+
+def check_latents(name: str, x: Tensor, family: Family, planes: int) -> None:
+    """Enough dimensions, two planes where the family has two, whole groups."""
+    if x.dim() < planes:
+        raise ValueError(
+            f"{name}: expected at least {planes} dimension(s) for {family.name}, got {_shape(x)}"
+        )
+    if planes > 1 and x.shape[-2] != planes:
+        raise ValueError(
+            f"{name}: expected shape [..., {planes}, D] for {family.name}, got {_shape(x)}"
+        )
+    if family.group is not None and x.shape[-1] % family.group:
+        raise ValueError(
+            f"{name}: expected a last dimension divisible by group={family.group}, got {_shape(x)}"
+        )
+
+
+def check_labels(labels: object, batch: torch.Size, a: Tensor) -> Tensor:
+    """Integer class labels of the batch shape, returned as int64."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels: expected a tensor, got {type(labels).__name__}")
+    if labels.dtype not in LABEL_DTYPES:
+        raise TypeError(f"labels: expected an integer dtype, got {labels.dtype}")
+    check_same_device("labels", labels, a, "a")
+    if labels.shape != batch:
+        raise ValueError(f"labels: expected shape {tuple(batch)}, got {_shape(labels)}")
+    return labels.to(torch.int64)
+
+
+def check_label_range(labels: Tensor, classes: int) -> None:
+    """Every label in [0, classes); read on the CPU only, where it costs no synchronisation.
+
+    On an accelerator, and inside a compiled graph, the kernels themselves refuse or guard.
+    """
+    if labels.device.type != "cpu" or torch.compiler.is_compiling() or is_fake(labels):
+        return
+    if labels.numel() == 0:
+        return
+    low, high = (int(x) for x in torch.aminmax(labels))
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels: expected values in [0, {classes}), got {low} to {high}")
+
+
+def check_weight(weight: object, batch: torch.Size, a: Tensor, name: str = "weight") -> Tensor:
+    """Per-row factors in the accumulate dtype; constants, so they may not require a gradient."""
+    weight = check_float_tensor(name, weight)
+    check_same_device(name, weight, a, "a")
+    if weight.shape != batch:
+        raise ValueError(f"{name}: expected shape {tuple(batch)}, got {_shape(weight)}")
+    if weight.requires_grad:
+        raise ValueError(f"{name}: expected a constant, got a tensor that requires a gradient")
+    return weight.to(accumulate_dtype(a.dtype))
+
+
+def check_bias(bias: object, classes: int, a: Tensor) -> Tensor:
+    """One float per class."""
+    bias = check_float_tensor("bias", bias)
+    check_same_device("bias", bias, a, "a")
+    if bias.shape != (classes,):
+        raise ValueError(f"bias: expected shape ({classes},), got {_shape(bias)}")
+    return bias
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """One of a few words."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a string, got {type(value).__name__}")
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def check_reduction(reduction: object) -> None:
+    """none, sum or batchmean."""
+    check_choice("reduction", reduction, REDUCTIONS)
+
+
+def check_direction(direction: object) -> None:
+    """rho_alpha or alpha_rho."""
+    check_choice("direction", direction, DIRECTIONS)
+
+
+def check_flag(name: str, value: object) -> None:
+    """A bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+
+
+def check_tilt(tilt: object, family: Family) -> float:
+    """A finite power; positive where the message's precision is scaled by it."""
+    if isinstance(tilt, bool) or not isinstance(tilt, (int, float)):
+        raise TypeError(f"tilt: expected a number, got {type(tilt).__name__}")
+    if not -math.inf < tilt < math.inf:
+        raise ValueError(f"tilt: expected a finite number, got {tilt}")
+    if family.name in NORMALISED_MESSAGES and tilt <= 0:
+        raise ValueError(f"tilt: expected a positive number for {family.name}, got {tilt}")
+    return float(tilt)
+
+
+def check_pool_arguments(kind: object, grid: object) -> None:
+    """Kind and grid size of a pooling."""
+    check_choice("pool kind", kind, POOLS)
+    if isinstance(grid, bool) or not isinstance(grid, int):
+        raise TypeError(f"pool grid: expected an integer, got {type(grid).__name__}")
+    if grid < 1:
+        raise ValueError(f"pool grid: expected at least 1, got {grid}")
+
+
+def check_map(name: str, x: object) -> Tensor:
+    """A [B, C, H, W] map with at least one pixel per channel."""
+    x = check_float_tensor(name, x)
+    if x.dim() != 4:
+        raise ValueError(f"{name}: expected a map [B, C, H, W], got {_shape(x)}")
+    if x.shape[2] == 0 or x.shape[3] == 0:
+        raise ValueError(f"{name}: expected at least one pixel per channel, got {_shape(x)}")
+    return x
+
+
+def check_wrt(
+    wrt: object, names: tuple[str, ...], pool: tuple[str, int] | None, compact_grad: object
+) -> None:
+    """Names of arguments to differentiate by, each once; compact gradients of mean cells only."""
+    if isinstance(wrt, str) or not isinstance(wrt, Sequence):
+        raise TypeError(f"wrt: expected a sequence of names, got {wrt!r}")
+    if len(set(wrt)) != len(wrt) or not set(wrt) <= set(names):
+        raise ValueError(f"wrt: expected distinct names out of {', '.join(names)}, got {wrt!r}")
+    check_flag("compact_grad", compact_grad)
+    if compact_grad and (pool is None or pool[0] != "mean"):
+        raise ValueError(f'compact_grad: expected pool=("mean", g) beside it, got pool={pool!r}')
+
+
+def check_bias_wanted(wrt: Sequence[str], bias: Tensor | None) -> None:
+    """A gradient of the bias needs a bias."""
+    if "bias" in wrt and bias is None:
+        raise ValueError("wrt: expected a bias beside the name 'bias', got bias=None")
