@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -23,9 +23,7 @@ def build_info() -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-@functools.cache
-def load() -> str | None:
-    """Load the CPU library once; None on success, else the reason why not."""
+def _load() -> str | None:
     found = sorted(_PACKAGE.glob("_C.*so"))
     if not found:
         return "not built (a C++ compiler and torch's headers are needed; see README, Set-up)"
@@ -35,3 +33,7 @@ def load() -> str | None:
         built = build_info().get("torch_version", "an unknown version")
         return f"built for torch {built}, running {torch.__version__}: {error}"
     return None
+
+
+#: Why the CPU library cannot serve; None where it can. A constant, so that compiled graphs see it.
+FAILURE: Final = _load()

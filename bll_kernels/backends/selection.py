@@ -27,7 +27,7 @@ _forced: str | None = None
 
 def available() -> dict[str, str | None]:
     """Every backend with None where it is usable, else the reason why it is not."""
-    return {"reference": None, "native": native.load()}
+    return {"reference": None, "native": native.FAILURE}
 
 
 def select(device_type: str) -> str:
@@ -42,7 +42,7 @@ def select(device_type: str) -> str:
                 f"backend {_forced!r} was requested and does not serve device {device_type!r}"
             )
         return _forced
-    if device_type in DEVICES["native"] and native.load() is None:
+    if device_type in DEVICES["native"] and native.FAILURE is None:
         return "native"
     return "reference"
 
