@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from bll.data.errors import DataError
 
@@ -47,7 +47,7 @@ def find_file(name: str, directories: Sequence[Directory]) -> Path:
     raise DataError(f"{name}: no such file in {searched}")
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> gzip.GzipFile | BinaryIO:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 

@@ -1,0 +1,146 @@
+"""The command ``bll``. Only the options live here: a command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bll.commands.errors import BAD_INPUT, INTERRUPTED, CommandError
+
+app = typer.Typer(
+    name="bll",
+    help="Block-local learning: train, and see what this machine can do.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep ``bll`` a group of commands however many there are."""
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Directory the run writes to.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="digits, fashion-mnist or cifar-10; needed for a new run.")
+    ] = None,
+    data_dir: Annotated[
+        list[str] | None,
+        typer.Option(help="Directory of the data files; may be repeated, searched in order."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="mlp, resnet10, resnet18 or resnet50. Default: mlp.")
+    ] = None,
+    blocks: Annotated[int | None, typer.Option(help="Number of blocks. Default: 4.")] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="bll, bll-kl, bp or bp-deepsup. Default: bll.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Family of the messages. Default: the rule's own.")
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(help="Hidden units (mlp), or channels of the first stage. Default: model's."),
+    ] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="How a step is run: sequential. Default: sequential.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 5.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per step. Default: 200 (mlp), 100 (resnets).")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak rate of the one-cycle schedule. Default: 0.002.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random. Default: 0.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: cpu.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, float64 or bfloat16 (autocast). Default: float32.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads of one operation; 0 keeps torch's choice. Default: 1."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out, with its options.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in --out.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Train a network block-locally (or by backpropagation) and write results to --out."""
+    from bll.commands.train import train as run
+
+    options = {
+        "dataset": dataset,
+        "data_dirs": tuple(data_dir) if data_dir else None,
+        "model": model,
+        "blocks": blocks,
+        "rule": rule,
+        "family": family,
+        "width": width,
+        "executor": executor,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    run(given, out, resume=resume, overwrite=overwrite, quiet=quiet)
+
+
+@app.command()
+def doctor(
+    file: Annotated[Path | None, typer.Argument(help="With --json: write to this file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show versions, the backends and why not, and what each operation will use."""
+    from bll.commands.doctor import doctor as run
+
+    run(file, as_json=json)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    one_line = " ".join(message.split())
+    print(f"bll: {one_line}", file=sys.stderr)
+    return exit_code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Words after ``bll``; those of the process when ``None``.
+
+    Returns:
+        0, or 2 for bad options or inputs, 1 for a failure on the way, 130 when interrupted; a
+        code other than 0 comes with one line on standard error.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        code = app(args=words, prog_name="bll", standalone_mode=False)
+    except CommandError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        # typer reports bad options by exceptions of a class that moved between its versions.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        return _fail(message(), BAD_INPUT)
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

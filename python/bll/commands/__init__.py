@@ -1,0 +1,1 @@
+"""What the subcommands of ``bll`` do; imported only when they are run."""

@@ -1,0 +1,53 @@
+"""``bll train``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bll.commands.errors import INTERRUPTED, CommandError
+from bll.commands.progress import ConsoleObserver, print_results
+from bll.training.checkpoint import CheckpointError
+from bll.training.interrupt import StopRequest
+from bll.training.run import Run
+from bll.training.trainer import TrainingError
+
+
+def train(
+    given: Mapping[str, Any], out: Path, *, resume: bool, overwrite: bool, quiet: bool
+) -> None:
+    """Begin or continue a run, train it, and write and print its results.
+
+    Args:
+        given: Options the user gave, by field name of ``TrainConfig``.
+        out: Directory of the run.
+        resume: Continue the run in ``out``.
+        overwrite: Replace the run in ``out``.
+        quiet: Print nothing but errors.
+
+    Raises:
+        CommandError: An option or an input is not usable (2), training failed (1), or the run was
+            stopped by a signal after writing a checkpoint (130).
+    """
+    if resume and overwrite:
+        raise CommandError("resume: --resume and --overwrite exclude each other")
+    try:
+        run = Run.resume(out, given) if resume else Run.begin(out, given, overwrite=overwrite)
+    except (ValueError, OSError) as error:
+        raise CommandError(str(error)) from error
+    try:
+        with StopRequest() as stop, ConsoleObserver(run.trainer, quiet=quiet) as observer:
+            finished = run.train(observer, stop)
+        results = run.finish() if finished else None
+    except (TrainingError, CheckpointError, OSError) as error:
+        raise CommandError(str(error), exit_code=1) from error
+    if results is None:
+        trainer = run.trainer
+        raise CommandError(
+            f"interrupted in epoch {len(trainer.history) + 1} after {trainer.sampler.position} "
+            f"of {trainer.steps_per_epoch} steps; bll train --resume --out {out} continues",
+            exit_code=INTERRUPTED,
+        )
+    if not quiet:
+        print_results(results, out)

@@ -1,0 +1,105 @@
+"""The options of a training run, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bll.data import DATASET_NAMES
+from bll.models import MODEL_NAMES
+from bll.rules.registry import get_rule
+
+EXECUTORS = ("sequential",)
+DTYPES = ("float32", "float64", "bfloat16")
+
+
+def default_batch_size(model: str) -> int:
+    """Images per batch when none is asked for: 200 for ``mlp``, 100 for residual networks."""
+    return 200 if model == "mlp" else 100
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of a training run.
+
+    Attributes:
+        dataset: Name of the image set.
+        data_dirs: Directories searched for its files, in order.
+        model: Name of the reference network.
+        blocks: Number of blocks.
+        rule: Learning rule.
+        family: Exponential family of the rule's messages; ``None`` for the rule's default.
+        width: Width of the network; ``None`` for its default.
+        executor: How the blocks of a step are run.
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        lr: Peak learning rate of the one-cycle schedule.
+        seed: Seed of initialisation, data order and dropout.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: ``float32``, ``float64``, or ``bfloat16`` (float32 parameters under autocast).
+        threads: Threads of one operation on the CPU; 0 keeps torch's own choice.
+    """
+
+    dataset: str
+    data_dirs: tuple[str, ...] = ()
+    model: str = "mlp"
+    blocks: int = 4
+    rule: str = "bll"
+    family: str | None = None
+    width: int | None = None
+    executor: str = "sequential"
+    epochs: int = 5
+    batch_size: int = 200
+    lr: float = 2e-3
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse options outside their range with a ``ValueError`` that names the option."""
+        _one_of("dataset", self.dataset, DATASET_NAMES)
+        _one_of("model", self.model, MODEL_NAMES)
+        _one_of("executor", self.executor, EXECUTORS)
+        _one_of("dtype", self.dtype, DTYPES)
+        _at_least("blocks", self.blocks, 1)
+        _at_least("epochs", self.epochs, 1)
+        _at_least("batch-size", self.batch_size, 1)
+        _at_least("threads", self.threads, 0)
+        if self.width is not None:
+            _at_least("width", self.width, 1)
+        get_rule(self.rule, family=self.family)
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed: expected 0 to 2^63 - 1, got {self.seed}")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"lr: expected a positive number, got {self.lr:g}")
+
+    def to_record(self) -> dict[str, Any]:
+        """The options as values JSON can hold."""
+        return {**dataclasses.asdict(self), "data_dirs": list(self.data_dirs)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> TrainConfig:
+        """Inverse of ``to_record``.
+
+        Raises:
+            ValueError: A name is unknown or missing, or a value is out of range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if set(record) != known:
+            odd = ", ".join(sorted(set(record) ^ known))
+            raise ValueError(f"options: expected exactly the known names, these differ: {odd}")
+        return cls(**{**record, "data_dirs": tuple(record["data_dirs"])})
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")

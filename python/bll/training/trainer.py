@@ -1,0 +1,200 @@
+"""The training loop: steps, epochs, and a state from which it continues bit by bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from bll import param_groups, wrap
+from bll.data import BatchSampler, ImageData, to_splits
+from bll.models import build_network
+from bll.rules.registry import get_rule
+from bll.training.config import TrainConfig
+from bll.training.evaluation import evaluate
+from bll.training.history import EpochRecord
+from bll.training.meters import LossMeter, StepTimer
+from bll.training.schedule import one_cycle
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
+
+
+class Observer(Protocol):
+    """Told of a run's progress; it may read the trainer but not change it."""
+
+    def on_step(self, trainer: Trainer) -> None:
+        """A step was made."""
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        """An epoch was trained and evaluated."""
+
+
+def select_device(name: str) -> torch.device:
+    """Device ``name``, ready for use.
+
+    Raises:
+        ValueError: The name is not a device, or the device is not there.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device: expected cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: expected cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device: {name} is not there; torch sees {torch.cuda.device_count()}")
+    return device
+
+
+class Trainer:
+    """One run of one network on one image set.
+
+    Building it seeds torch's global random state and sets its number of threads.
+
+    Args:
+        config: The options.
+        data: The image set.
+
+    Raises:
+        ValueError: An option does not fit the data, the network or this machine.
+    """
+
+    def __init__(self, config: TrainConfig, data: ImageData) -> None:
+        self.config = config
+        self.device = select_device(config.device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.threads = torch.get_num_threads()
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+        self.autocast = torch.bfloat16 if config.dtype == "bfloat16" else None
+        dtype = torch.float64 if config.dtype == "float64" else torch.float32
+        channels_last = config.model != "mlp"
+        self.sampler = BatchSampler(len(data.train_labels), config.batch_size, config.seed)
+        self.train, self.test = to_splits(
+            data, dtype=dtype, device=self.device, channels_last=channels_last
+        )
+        torch.manual_seed(config.seed)
+        network = build_network(
+            config.model,
+            data.image_shape,
+            data.num_classes,
+            blocks=config.blocks,
+            width=config.width,
+        )
+        self.cuts = network.cuts
+        layout = torch.channels_last if channels_last else torch.preserve_format
+        model = network.model.to(self.device, dtype=dtype).to(memory_format=layout)
+        self.model = wrap(
+            model,
+            blocks=list(network.cuts),
+            rule=config.rule,
+            num_classes=data.num_classes,
+            family=config.family,
+            example=self.train.images[:2],
+        )
+        self.optimizer = torch.optim.Adam(param_groups(self.model, lr=config.lr), fused=True)
+        self.history: list[EpochRecord] = []
+        self.losses = LossMeter(self.device)
+        self.timer = StepTimer(self.device)
+        self.epoch_seconds = 0.0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps of an epoch."""
+        return self.sampler.batches_per_epoch
+
+    @property
+    def steps_done(self) -> int:
+        """Training steps made so far."""
+        return len(self.history) * self.steps_per_epoch + self.sampler.position
+
+    @property
+    def family(self) -> str | None:
+        """Exponential family of the rule's messages, or ``None`` where it has none."""
+        family = get_rule(self.config.rule, family=self.config.family).describe()["family"]
+        return None if family is None else str(family)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Dtype the blocks compute in."""
+        return self.train.images.dtype if self.autocast is None else self.autocast
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every epoch is trained and evaluated."""
+        return len(self.history) == self.config.epochs
+
+    def run(self, observer: Observer, should_stop: Callable[[], bool]) -> bool:
+        """Train until the last epoch is over or ``should_stop`` says so.
+
+        It is asked after every step and every test batch, so a stopped run stands between two
+        steps and ``bll.training.snapshot`` can save it.
+
+        Returns:
+            Whether the run is finished.
+
+        Raises:
+            TrainingError: The loss is no longer a finite number.
+        """
+        self.model.train()
+        while not self.is_finished:
+            if not self._train_epoch(observer, should_stop):
+                return False
+            started = time.perf_counter()
+            accuracy = evaluate(
+                self.model, self.test, autocast=self.autocast, should_stop=should_stop
+            )
+            if accuracy is None:
+                return False
+            self._close_epoch(accuracy, time.perf_counter() - started)
+            observer.on_epoch(self)
+        return True
+
+    def _train_epoch(self, observer: Observer, should_stop: Callable[[], bool]) -> bool:
+        before = self.epoch_seconds
+        started = time.perf_counter()
+        while not self.sampler.epoch_is_over:
+            if should_stop():
+                return False
+            self._step()
+            observer.on_step(self)
+            self.epoch_seconds = before + time.perf_counter() - started
+        self.timer.milliseconds()
+        self.epoch_seconds = before + time.perf_counter() - started
+        return True
+
+    def _step(self) -> None:
+        rate = one_cycle(self.steps_done, self.config.epochs * self.steps_per_epoch, self.config.lr)
+        indices = self.sampler.next_batch().to(self.device, non_blocking=True)
+        self.timer.start()
+        images, labels = self.train.images[indices], self.train.labels[indices]
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(
+            self.device.type, dtype=self.autocast, enabled=self.autocast is not None
+        ):
+            out = self.model(images, y=labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        out.loss.backward()
+        self.optimizer.step()
+        self.timer.stop()
+        self.losses.add(out.loss, out.block_losses)
+
+    def _close_epoch(self, accuracy: float, test_seconds: float) -> None:
+        loss, block_losses = self.losses.means()
+        epoch = len(self.history) + 1
+        if not torch.isfinite(self.losses.sums).all():
+            raise TrainingError(
+                f"the loss of epoch {epoch} is {loss}: training diverged; try a smaller --lr"
+            )
+        self.history.append(
+            EpochRecord(epoch, loss, accuracy, self.epoch_seconds, test_seconds, block_losses)
+        )
+        self.losses.reset()
+        self.epoch_seconds = 0.0
+        self.sampler.next_epoch()
