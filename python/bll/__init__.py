@@ -1,0 +1,34 @@
+"""Block-local learning for PyTorch models: wrap a model, train it with one ordinary loop.
+
+model = bll.wrap(model, blocks=["layer1", "layer2"], num_classes=10, example=x)
+out = model(x, y=labels)
+out.loss.backward()
+"""
+
+from bll.blocks import Block
+from bll.feedback import ClassTable
+from bll.handle import LocalLearning
+from bll.locality import LocalityError
+from bll.optim import param_groups
+from bll.output import LocalOutput
+from bll.rules import Rule, get_rule, rule_names
+from bll.state import load, save
+from bll.wrap import unwrap, wrap
+from bll_kernels._version import __version__
+
+__all__ = [
+    "Block",
+    "ClassTable",
+    "LocalLearning",
+    "LocalOutput",
+    "LocalityError",
+    "Rule",
+    "__version__",
+    "get_rule",
+    "load",
+    "param_groups",
+    "rule_names",
+    "save",
+    "unwrap",
+    "wrap",
+]

@@ -1,0 +1,126 @@
+"""From what a module returns to the latents a rule reads: one tensor, one row per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+Pool = tuple[str, int]
+
+# Keys under which common model families return their main tensor, best first.
+_FEATURE_KEYS = ("last_hidden_state", "logits", "out")
+_LOGIT_KEYS = ("logits", "out")
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """How one block's output becomes latents.
+
+    Attributes:
+        shape: Shape of the feature without its batch dimension.
+        pool: Grid pooling of a [C, H, W] map, as (kind, grid); None for vectors and tokens.
+        width: Number of latents D.
+        dtype: Data type of the message: float64 for a float64 feature, else float32.
+    """
+
+    shape: tuple[int, ...]
+    pool: Pool | None
+    width: int
+    dtype: torch.dtype
+
+
+def select_feature(output: Any) -> Tensor:
+    """Return the tensor of a module's output that a local loss is taken on.
+
+    Args:
+        output: A tensor, or any nesting of tuples, lists and mappings. Of a mapping
+            `last_hidden_state`, `logits` or `out` counts; otherwise the first floating-point
+            tensor with a batch dimension and at least one more.
+
+    Raises:
+        ValueError: There is no such tensor.
+    """
+    return _select(output, _FEATURE_KEYS)
+
+
+def select_logits(output: Any) -> Tensor:
+    """Return the logits of a model's output: the tensor itself, `.logits`, or the first tensor.
+
+    Raises:
+        ValueError: There is no floating-point tensor of two or more dimensions.
+    """
+    named = getattr(output, "logits", None)
+    return _select(named if isinstance(named, Tensor) else output, _LOGIT_KEYS)
+
+
+def _select(output: Any, keys: tuple[str, ...]) -> Tensor:
+    if isinstance(output, Tensor):
+        leaves = [output]
+    elif isinstance(output, Mapping):
+        chosen = [output[key] for key in keys if isinstance(output.get(key), Tensor)]
+        leaves = chosen or tree_leaves(dict(output))
+    else:
+        leaves = tree_leaves(output)
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim() >= 2:
+            return leaf
+    raise ValueError(
+        "expected an output holding a floating-point tensor of shape [batch, ...] with two or "
+        f"more dimensions, got {_describe(output)}"
+    )
+
+
+def _describe(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a tensor of shape {list(output.shape)} and dtype {output.dtype}"
+    return f"{type(output).__name__}"
+
+
+def feature_spec(feature: Tensor, pool: Pool, max_width: int) -> FeatureSpec:
+    """Decide how features shaped like this one are read.
+
+    A map smaller than the grid uses its own size; a grid that would give more than `max_width`
+    latents is made coarser. [B, T, D] tokens are averaged over T.
+
+    Args:
+        feature: [B, D], [B, T, D] or [B, C, H, W]; a meta tensor will do.
+        pool: Wanted pooling of maps, (kind, grid).
+        max_width: Upper limit on C * grid * grid (grid 1 is always allowed).
+
+    Raises:
+        ValueError: Any other number of dimensions, or an empty one.
+    """
+    shape = tuple(feature.shape[1:])
+    if feature.dim() not in (2, 3, 4) or 0 in shape:
+        raise ValueError(
+            "expected a feature of shape [B, D], [B, T, D] or [B, C, H, W] with no empty "
+            f"dimension, got {list(feature.shape)}"
+        )
+    dtype = torch.float64 if feature.dtype == torch.float64 else torch.float32
+    if feature.dim() < 4:
+        return FeatureSpec(shape, None, shape[-1], dtype)
+    channels, height, width = shape
+    grid = min(pool[1], height, width)
+    while grid > 1 and channels * grid * grid > max_width:
+        grid -= 1
+    return FeatureSpec(shape, (pool[0], grid), channels * grid * grid, dtype)
+
+
+def latents(output: Any, spec: FeatureSpec) -> Tensor:
+    """Return the feature a rule reads: [B, D], or the [B, C, H, W] map that `spec.pool` pools.
+
+    Raises:
+        ValueError: The output no longer has the kind of shape `spec` was made from.
+    """
+    feature = select_feature(output)
+    if feature.dim() != len(spec.shape) + 1:
+        raise ValueError(
+            f"expected a feature of shape [B, {', '.join(map(str, spec.shape))}] as in the "
+            f"example, got {list(feature.shape)}"
+        )
+    return feature.mean(dim=1) if feature.dim() == 3 else feature

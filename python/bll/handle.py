@@ -1,0 +1,233 @@
+"""`model.bll`: what a wrapped model learns for its rule, the step in progress, and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._pytree import tree_map_only
+
+from bll.blocks import Block
+from bll.features import latents, select_logits
+from bll.feedback import ClassTable
+from bll.hooks import remove_hooks
+from bll.locality import survey_blocks
+from bll.output import LocalOutput
+from bll.rules.base import Rule
+
+
+class _Step:
+    """Labels and losses of the forward pass in progress."""
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels
+        self.losses: dict[str, Tensor] = {}
+
+
+class LocalLearning(nn.Module):
+    """The state of a wrapped model: rule, blocks and message modules.
+
+    It is registered as `model.bll`, so its tensors stand under `bll.` in the model's parameters
+    and `state_dict`.
+
+    Attributes:
+        rule: The learning rule.
+        num_classes: Number of classes.
+        label_smoothing: Of the last block's cross-entropy.
+        blocks: The blocks in execution order; complete once `ready`.
+        messages: One message module per block before the last, if the rule has any.
+        ready: Whether shapes are known and locality is checked.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        blocks: tuple[Block, ...],
+        *,
+        num_classes: int,
+        label_smoothing: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.rule = rule
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        self.blocks = blocks
+        self.ready = False
+        self.installed: list[Any] = []
+        self.messages = nn.ModuleList()
+        if rule.local:
+            for index in range(len(blocks) - 1):
+                message = rule.make_message(num_classes, seed * 1_000_003 + index)
+                if message is not None:
+                    self.messages.append(message)
+        self._step: _Step | None = None
+        self._last: dict[str, Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The step in progress belongs to one forward pass, and its tensors cannot be copied.
+        return {**self.__dict__, "_step": None}
+
+    def forward(self, features: Any) -> Any:
+        """Return the input: a wrapped nn.Sequential calls this last child as it calls the rest."""
+        return features
+
+    def complete(self, blocks: tuple[Block, ...], model: nn.Module) -> None:
+        """Take the surveyed blocks and give the message modules their shapes."""
+        parameters = dict(model.named_parameters())
+        for block, message in zip(blocks, self.messages, strict=False):
+            if isinstance(message, ClassTable) and block.feature and not message.ready:
+                device = parameters[block.parameters[-1]].device
+                message.materialize(block.feature.width, device=device, dtype=block.feature.dtype)
+        self.blocks = blocks
+        self.ready = True
+
+    def begin(
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        labels: Tensor | None,
+    ) -> None:
+        """Open a step; without labels the forward pass is the plain one."""
+        self._step = None
+        if labels is None:
+            return
+        if not self.ready:
+            self._survey(model, args, kwargs)
+        self._step = _Step(labels)
+
+    def _survey(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        cuts = [block.cut for block in self.blocks if block.cut is not None]
+        try:
+            self.complete(survey_blocks(model, cuts, self.rule, args, kwargs), model)
+        except Exception:
+            remove_hooks(model)
+            raise
+
+    def end_block(self, index: int, output: Any) -> Any:
+        """Take the loss of one block and return what the next one gets; None: the output itself."""
+        step = self._step
+        if step is None:
+            return None
+        block = self.blocks[index]
+        if len(step.losses) != (index if self.rule.local else 0):
+            raise RuntimeError(
+                f"block {block.name!r} ended out of order: blocks with a loss so far are "
+                f"{list(step.losses)}"
+            )
+        if self.rule.local:
+            step.losses[block.name] = self._local_loss(index, output, step.labels)
+        if self.rule.cuts:
+            hand_on = _detached_copy if block.hands_on_copy else Tensor.detach
+            return tree_map_only(Tensor, hand_on, output)
+        if self.rule.local and block.hands_on_copy:
+            return tree_map_only(Tensor, Tensor.clone, output)
+        return None
+
+    def _local_loss(self, index: int, output: Any, labels: Tensor) -> Tensor:
+        block = self.blocks[index]
+        if block.feature is None:
+            raise RuntimeError(f"block {block.name!r} has no feature to take a local loss on")
+        feature = latents(output, block.feature)
+        message = self.messages[index] if len(self.messages) else None
+        labels = labels.to(feature.device, non_blocking=True)
+        return self.rule.loss(feature, labels, message, block.feature.pool)
+
+    def end_step(self, output: Any) -> LocalOutput | None:
+        """Close the step: the last block's cross-entropy, the sum, the output object."""
+        step, self._step = self._step, None
+        if step is None:
+            return None
+        expected = len(self.blocks) - 1 if self.rule.local else 0
+        if len(step.losses) != expected:
+            missing = [block.name for block in self.blocks[:-1] if block.name not in step.losses]
+            raise RuntimeError(f"the forward pass did not end block {missing[0]!r}")
+        logits = select_logits(output)
+        step.losses[self.blocks[-1].name] = self._cross_entropy(logits, step.labels)
+        self._last = {name: loss.detach() for name, loss in step.losses.items()}
+        return LocalOutput(_total(step.losses), logits, step.losses)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if logits.shape != (len(labels), self.num_classes):
+            raise ValueError(
+                f"labels: expected logits of shape [batch, num_classes] = "
+                f"[{len(labels)}, {self.num_classes}], got {list(logits.shape)}"
+            )
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        return functional.cross_entropy(
+            wide,
+            labels.to(logits.device, non_blocking=True),
+            label_smoothing=self.label_smoothing,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Return the losses of the last step with labels: `loss` and `block/<name>/loss`.
+
+        Reads the values back from their device, which waits for it.
+        """
+        blocks = {f"block/{name}/loss": float(loss) for name, loss in self._last.items()}
+        return {"loss": sum(blocks.values()), **blocks} if blocks else {}
+
+    def describe(self) -> dict[str, object]:
+        """Return rule, family, options and block names as plain data, for reports."""
+        return {**self.rule.describe(), "blocks": [block.name for block in self.blocks]}
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return one plain record per block: what `summary` prints."""
+        rows = []
+        for index, block in enumerate(self.blocks):
+            message = self.messages[index] if index < len(self.messages) else None
+            table_shape: list[int] = []
+            if isinstance(message, ClassTable) and message.ready:
+                table_shape = list(message.table.shape)
+            rows.append(
+                {
+                    "block": block.name,
+                    "parameters": len(block.parameters),
+                    "output_shape": list(block.output_shape),
+                    "activation_bytes": block.activation_bytes,
+                    "pool": list(block.feature.pool or ()) if block.feature else [],
+                    "message_shape": table_shape,
+                    "hands_on": "copy" if block.hands_on_copy else "output",
+                    "loss": self.rule.name
+                    if block.cut and self.rule.local
+                    else ("none" if block.cut else "cross-entropy"),
+                }
+            )
+        return rows
+
+    def summary(self) -> str:
+        """Return the table of blocks as text; shapes are those of the example or first batch."""
+        rows = self.table()
+        columns = list(rows[0])
+        cells = [columns] + [[str(row[column]) for column in columns] for row in rows]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in cells
+        )
+
+    def extra_repr(self) -> str:
+        """One line for `print(model)`."""
+        return f"rule={self.rule.name}, blocks={[block.name for block in self.blocks]}"
+
+
+def _detached_copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def _total(losses: dict[str, Tensor]) -> Tensor:
+    values = list(losses.values())
+    total = values[-1]
+    for value in values[:-1]:
+        total = total + value.to(total.device)
+    return total
+
+
+def pending_blocks(cuts: tuple[str, ...], last: str) -> tuple[Block, ...]:
+    """Return blocks by name only, for a model whose shapes are not known yet."""
+    return tuple(Block(name, cut) for name, cut in zip((*cuts, last), (*cuts, None), strict=True))

@@ -1,0 +1,42 @@
+"""Class-normalised block-local learning: rule `bll`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+import bll_kernels
+from bll.features import Pool
+from bll.rules.message import MessageRule
+
+
+@dataclass(frozen=True)
+class BllRule(MessageRule):
+    """Minus the log-evidence of the label, normalised over classes (docs/method.md).
+
+    With s_c = log E_alpha[beta_c], the loss is -log softmax(s + bias)_y. With the Gaussian family
+    s_c = a.b_c + |b_c|^2 / 2: a local linear classifier with a prior on the table.
+    """
+
+    name: ClassVar[str] = "bll"
+    reads: ClassVar[frozenset[str]] = frozenset({"output", "label", "feedback"})
+    cuts: ClassVar[bool] = True
+    local: ClassVar[bool] = True
+
+    def loss(
+        self, feature: Tensor, labels: Tensor, message: nn.Module | None, pool: Pool | None
+    ) -> Tensor:
+        """Return the class-normalised evidence loss of one block, 0-dim."""
+        table = self._class_table(message)
+        scaled, pool = self._scaled(feature, pool)
+        return bll_kernels.class_evidence_loss(
+            scaled,
+            table.table,
+            labels,
+            self._family,
+            bias=table.bias,
+            pool=pool,
+            tilt=self.tilt,
+        )

@@ -1,0 +1,51 @@
+"""The literal block-local form, a KL divergence to the stopped posterior: rule `bll-kl`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+import bll_kernels
+from bll.features import Pool
+from bll.rules.message import MessageRule
+from bll_kernels.families import Family
+
+
+@dataclass(frozen=True)
+class BllKlRule(MessageRule):
+    """KL(rho || alpha) with the posterior rho = alpha * beta_y held constant (docs/method.md).
+
+    Nothing here trains the table, so it stays as drawn: random with standard deviation 1. The
+    family is Bernoulli, whose gradient saturates; a unit-variance Gaussian would push the feature
+    along the message for ever.
+    """
+
+    name: ClassVar[str] = "bll-kl"
+    reads: ClassVar[frozenset[str]] = frozenset({"output", "label", "feedback"})
+    cuts: ClassVar[bool] = True
+    local: ClassVar[bool] = True
+    has_bias: ClassVar[bool] = False
+
+    family: Family | str = "bernoulli"
+    feedback: str = "fixed"
+    std: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.feedback != "fixed":
+            raise ValueError(
+                "feedback: expected 'fixed' for rule 'bll-kl' (the stopped posterior gives the "
+                f"table no gradient), got {self.feedback!r}"
+            )
+
+    def loss(
+        self, feature: Tensor, labels: Tensor, message: nn.Module | None, pool: Pool | None
+    ) -> Tensor:
+        """Return the KL divergence of one block, summed over latents, 0-dim."""
+        table = self._class_table(message)
+        scaled, pool = self._scaled(feature, pool)
+        return bll_kernels.posterior_kl(
+            scaled, table.table, self._family, labels=labels, pool=pool, tilt=self.tilt
+        )

@@ -1,0 +1,41 @@
+"""The references: end-to-end backpropagation without and with the local heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from bll.features import Pool
+from bll.rules.base import Rule
+from bll.rules.bll import BllRule
+
+
+@dataclass(frozen=True)
+class BpRule(Rule):
+    """The plain network with the final cross-entropy: rule `bp`."""
+
+    name: ClassVar[str] = "bp"
+    reads: ClassVar[frozenset[str]] = frozenset({"output", "label", "downstream"})
+    cuts: ClassVar[bool] = False
+    local: ClassVar[bool] = False
+
+    def describe(self) -> dict[str, object]:
+        """Return the rule's name; it has no family."""
+        return {"rule": self.name, "family": None}
+
+    def loss(
+        self, feature: Tensor, labels: Tensor, message: nn.Module | None, pool: Pool | None
+    ) -> Tensor:
+        """Raise: only the last block of this rule has a loss."""
+        raise NotImplementedError("rule 'bp' has no local loss")
+
+
+@dataclass(frozen=True)
+class DeepSupervisionRule(BllRule):
+    """The local losses of `bll` on a network that is not cut: rule `bp-deepsup`."""
+
+    name: ClassVar[str] = "bp-deepsup"
+    reads: ClassVar[frozenset[str]] = frozenset({"output", "label", "feedback", "downstream"})
+    cuts: ClassVar[bool] = False

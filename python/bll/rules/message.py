@@ -1,0 +1,111 @@
+"""The options that the rules with a class message share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+import bll_kernels
+from bll.features import FeatureSpec, Pool, feature_spec
+from bll.feedback import ClassTable
+from bll.rules.base import Rule
+from bll_kernels.families import Family, get_family
+
+# Post-activation features are of order one, where a Bernoulli mean hardly moves (docs/method.md).
+_DEFAULT_GAIN = {"bernoulli": 4.0}
+_POOL_KINDS = ("mean", "max", "std")
+
+
+@dataclass(frozen=True)
+class MessageRule(Rule):
+    """A rule whose loss compares a block's feature with one message per class.
+
+    Attributes:
+        family: Exponential family of the messages, a name or a `Family`.
+        feedback: "learned" (the table is trained by the block's own loss) or "fixed".
+        pool: Pooling of feature maps, (kind, grid).
+        tilt: Power the message is raised to.
+        gain: Factor on the feature before it is read as a parameter; None: 4 for bernoulli, else 1.
+        std: Standard deviation of the table's draw; None: 1 / sqrt(latents).
+        max_width: Upper limit on the latents of a pooled map.
+    """
+
+    family: Family | str = "gaussian"
+    feedback: str = "learned"
+    pool: Pool = ("mean", 4)
+    tilt: float = 1.0
+    gain: float | None = None
+    std: float | None = None
+    max_width: int = 4096
+    _family: Family = field(init=False, repr=False, compare=False)
+
+    has_bias: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        family = get_family(self.family) if isinstance(self.family, str) else self.family
+        if family.name == "gaussian-diagonal":
+            raise ValueError(
+                "family: 'gaussian-diagonal' has two parameters per latent, a block's feature one; "
+                "expected 'gaussian', 'gaussian-precision', 'bernoulli' or 'categorical'"
+            )
+        if self.feedback not in ("learned", "fixed"):
+            raise ValueError(f"feedback: expected 'learned' or 'fixed', got {self.feedback!r}")
+        _check_pool(self.pool)
+        object.__setattr__(self, "_family", family)
+
+    @property
+    def feature_gain(self) -> float:
+        """The factor on the feature."""
+        return _DEFAULT_GAIN.get(self._family.name, 1.0) if self.gain is None else self.gain
+
+    def describe(self) -> dict[str, object]:
+        """Return the rule's name, family and options as plain data."""
+        return {
+            "rule": self.name,
+            "family": self._family.name,
+            "feedback": self.feedback,
+            "pool": list(self.pool),
+            "tilt": self.tilt,
+            "gain": self.feature_gain,
+        }
+
+    def feature_spec(self, feature: Tensor) -> FeatureSpec:
+        """Return how features of this shape are read."""
+        return feature_spec(feature, self.pool, self.max_width)
+
+    def make_message(self, num_classes: int, seed: int) -> ClassTable:
+        """Return a fresh class table for one block."""
+        return ClassTable(
+            num_classes,
+            learned=self.feedback == "learned",
+            std=self.std,
+            bias=self.has_bias,
+            seed=seed,
+        )
+
+    def _scaled(self, feature: Tensor, pool: Pool | None) -> tuple[Tensor, Pool | None]:
+        """Apply the gain; a map is pooled first, so that the factor touches the small tensor."""
+        if self.feature_gain == 1.0:
+            return feature, pool
+        if pool is None:
+            return feature * self.feature_gain, None
+        return bll_kernels.grid_pool(feature, *pool) * self.feature_gain, None
+
+    def _class_table(self, message: nn.Module | None) -> ClassTable:
+        if not isinstance(message, ClassTable):
+            raise TypeError(f"message: expected a ClassTable, got {type(message).__name__}")
+        return message
+
+
+def _check_pool(pool: object) -> None:
+    valid = (
+        isinstance(pool, tuple)
+        and len(pool) == 2
+        and pool[0] in _POOL_KINDS
+        and isinstance(pool[1], int)
+        and pool[1] >= 1
+    )
+    if not valid:
+        raise ValueError(f"pool: expected (kind, grid) with kind in {_POOL_KINDS}, got {pool!r}")

@@ -1,0 +1,149 @@
+"""One recorded forward pass of a copy of the model: what ran in which block."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from bll.hooks import remove_hooks
+from bll.meta import meta_copy, prepare_for_trace, tensors_to_meta
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass
+class Call:
+    """One call of a module without children: its name, block, inputs and outputs."""
+
+    name: str
+    block: int
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+    @property
+    def output_bytes(self) -> int:
+        """Size of what the call returned."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.outputs)
+
+
+@dataclass
+class Trace:
+    """What a forward pass did.
+
+    Attributes:
+        model: The copy that ran.
+        cuts: Names of the modules whose call ended a block, in the order they ended it.
+        block_outputs: What each block returned, before any detach; the model's output last.
+        handed_on: What each cut gave to the next block.
+        calls: Calls of modules without children, in order.
+    """
+
+    model: nn.Module
+    cuts: list[str] = field(default_factory=list)
+    block_outputs: list[Any] = field(default_factory=list)
+    handed_on: list[Any] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+
+    def written_in_place(self, block: int) -> bool:
+        """Whether a later block wrote into what this block handed on."""
+        tensors = [leaf for leaf in tree_leaves(self.handed_on[block]) if isinstance(leaf, Tensor)]
+        return any(tensor._version > 0 for tensor in tensors)
+
+
+def run_traced(
+    model: nn.Module,
+    cuts: Sequence[str],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    detach: bool,
+    analyse: Callable[[Trace], ResultT],
+) -> ResultT:
+    """Run a copy of the model, cut at the named modules, and analyse the record.
+
+    The copy lives on the meta device: no weights are copied and nothing is computed. A model that
+    cannot run there (its control flow reads values, or it makes tensors on a fixed device) runs as
+    a full copy on the real inputs, with the random state restored afterwards; the check is the
+    same. The model itself is never touched.
+
+    Args:
+        model: The model; our hooks are removed from the copy.
+        cuts: Names of modules after which a block ends.
+        args: Positional inputs of the model.
+        kwargs: Keyword inputs of the model.
+        detach: Whether a cut detaches what it hands on.
+        analyse: Turns the record into the result.
+
+    Raises:
+        Exception: Whatever the model raises on these inputs.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            with torch.device("meta"):
+                inputs = tensors_to_meta((args, dict(kwargs)))
+                return analyse(_record(meta_copy(model), cuts, inputs, detach))
+        except (RuntimeError, TypeError):
+            with torch.random.fork_rng():
+                inputs = tree_map_only(Tensor, Tensor.clone, (args, dict(kwargs)))
+                return analyse(_record(copy.deepcopy(model), cuts, inputs, detach))
+
+
+def _record(
+    model: nn.Module,
+    cuts: Sequence[str],
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    detach: bool,
+) -> Trace:
+    remove_hooks(model)
+    prepare_for_trace(model)
+    trace = Trace(model)
+    handles = []
+    for name, module in model.named_modules():
+        if next(module.children(), None) is None:
+            hook = _CallRecorder(trace, name)
+            handles.append(module.register_forward_hook(hook, with_kwargs=True))
+        if name in cuts:
+            handles.append(module.register_forward_hook(_CutRecorder(trace, name, detach)))
+    try:
+        args, kwargs = inputs
+        trace.block_outputs.append(model(*args, **kwargs))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return trace
+
+
+class _CallRecorder:
+    def __init__(self, trace: Trace, name: str) -> None:
+        self.trace = trace
+        self.name = name
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        self.trace.calls.append(Call(self.name, len(self.trace.cuts), inputs, outputs))
+
+
+class _CutRecorder:
+    def __init__(self, trace: Trace, name: str, detach: bool) -> None:
+        self.trace = trace
+        self.name = name
+        self.detach = detach
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        # A copy is handed on, so that a later write in place neither hides in the block's own
+        # graph nor breaks its gradient; the copy's version counter tells of the write.
+        handed = tree_map_only(Tensor, self._hand_on, output)
+        self.trace.cuts.append(self.name)
+        self.trace.block_outputs.append(output)
+        self.trace.handed_on.append(handed)
+        return handed
+
+    def _hand_on(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().clone() if self.detach else tensor.clone()

@@ -1,0 +1,192 @@
+"""`wrap` and `unwrap`: make a model learn block by block, in place, and give it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from bll.blocks import Unit, find_cuts, last_block_name
+from bll.features import Pool
+from bll.handle import LocalLearning, pending_blocks
+from bll.hooks import LABEL_NAMES, install_hooks, remove_hooks, wrapped_handle
+from bll.locality import survey_blocks
+from bll.rules import Rule, get_rule
+from bll.trace import Trace, run_traced
+from bll_kernels.families import Family
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def wrap(
+    model: ModelT,
+    blocks: Sequence[str] | int | None = None,
+    *,
+    rule: str | Rule = "bll",
+    num_classes: int,
+    family: str | Family | None = None,
+    feedback: str | None = None,
+    pool: Pool | None = None,
+    tilt: float | None = None,
+    label_smoothing: float = 0.0,
+    seed: int = 0,
+    example: Any = None,
+) -> ModelT:
+    """Cut a model into blocks that each learn from a loss of their own. In place.
+
+    The wrapped model is called with labels: `out = model(x, y=labels)` gives `out.loss` (the sum
+    of the block losses), `out.logits` and `out.block_losses`; one `out.loss.backward()` trains
+    every block, and no gradient crosses a border. `model.eval()` without labels is the plain
+    forward pass, bit for bit. What the rule learns stands under `bll.` in the model's parameters;
+    every other name is unchanged. Wrap before DDP, FSDP or torch.compile, and before the optimiser
+    is made.
+
+    With `example`, shapes are found and locality is checked here, on a copy without data. Without
+    it both happen at the first forward pass with labels: until then the tables have no shape (an
+    optimiser may hold them, as with torch's lazy modules; `state_dict` and `param_groups` raise),
+    and a model that fails the check is unwrapped before the error is raised.
+
+    Args:
+        model: Any module with integer class labels and logits [batch, num_classes] as its output
+            (a tensor, the `logits` of an output object, or the first tensor of a tuple).
+        blocks: Names of the last module of each block in execution order, where what follows the
+            last name is one more block; or the number of blocks, balanced by activation bytes
+            (with `example`) or parameters; or None for one block per weighted child of an
+            `nn.Sequential` or of the longest list container inside.
+        rule: Name of a rule (`bll.rule_names()`) or a `Rule`.
+        num_classes: Number of classes.
+        family: Exponential family of the messages; None is the rule's default.
+        feedback: "learned" or "fixed"; None is the rule's default.
+        pool: Pooling of feature maps, (kind, grid); None is the rule's default.
+        tilt: Power of the message; None is the rule's default.
+        label_smoothing: Of the last block's cross-entropy.
+        seed: Seed of the message tables; the global random state is not touched.
+        example: Sample inputs: a tensor, a tuple of positional or a dict of keyword inputs.
+
+    Returns:
+        The same object.
+
+    Raises:
+        TypeError: An argument of the wrong type.
+        ValueError: An argument out of range; a model that is already wrapped, compiled, or inside
+            DataParallel or DistributedDataParallel.
+        LocalityError: A gradient would cross a border, a cut is not reached exactly once, or a
+            block is empty. Whenever an error is raised, the model is as it was.
+    """
+    _refuse_unsuitable(model)
+    options = {"family": family, "feedback": feedback, "pool": pool, "tilt": tilt}
+    chosen = _resolve_rule(rule, options)
+    _check_numbers(num_classes, label_smoothing, seed)
+    inputs = None if example is None else _example_inputs(example)
+    cuts = _choose_cuts(model, blocks, chosen, inputs)
+    planned = pending_blocks(cuts, last_block_name(cuts))
+    handle = LocalLearning(
+        chosen, planned, num_classes=num_classes, label_smoothing=label_smoothing, seed=seed
+    )
+    first = next(model.parameters(), None)
+    handle.to(device=None if first is None else first.device)
+    if inputs is not None:
+        handle.complete(survey_blocks(model, cuts, chosen, *inputs), model)
+    install_hooks(model, handle, cuts)
+    return model
+
+
+def unwrap(model: ModelT) -> ModelT:
+    """Give back the plain model: the same object, with its names and trained values, no hooks.
+
+    Raises:
+        ValueError: The model is not wrapped.
+    """
+    if wrapped_handle(model) is None:
+        raise ValueError(f"model: expected a wrapped model, got a plain {type(model).__name__}")
+    remove_hooks(model)
+    return model
+
+
+def _refuse_unsuitable(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+    if any(isinstance(module, LocalLearning) for module in model.modules()):
+        raise ValueError("model: already wrapped, or holds a wrapped model; call bll.unwrap first")
+    if hasattr(model, "bll"):
+        raise ValueError("model: already has an attribute 'bll', the name its local state needs")
+    if isinstance(model, nn.DataParallel):
+        raise ValueError(
+            "model: DataParallel replicas lose their local state; wrap the module inside and use "
+            "DistributedDataParallel"
+        )
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ValueError("model: wrap the module first, then make it DistributedDataParallel")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("model: a scripted module takes no hooks; wrap the Python module")
+    for name, module in model.named_modules():
+        compiled = getattr(module, "_compiled_call_impl", None) is not None
+        if compiled or isinstance(module, torch._dynamo.eval_frame.OptimizedModule):
+            raise ValueError(
+                f"model: {name or 'the model'!r} is compiled, and hooks added now would be "
+                "ignored; wrap first, then compile"
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(f"model: {name!r} has no shape yet; run the model once, then wrap")
+
+
+def _resolve_rule(rule: str | Rule, options: dict[str, Any]) -> Rule:
+    if isinstance(rule, str):
+        return get_rule(rule, **options)
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule: expected a name or a Rule, got {type(rule).__name__}")
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"{name}: give it to the rule object, or give the rule by name")
+    return rule
+
+
+def _check_numbers(num_classes: int, label_smoothing: float, seed: int) -> None:
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+        raise TypeError(f"num_classes: expected an int, got {type(num_classes).__name__}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed: expected an int, got {type(seed).__name__}")
+    if seed < 0:
+        raise ValueError(f"seed: expected 0 or more, got {seed}")
+
+
+def _example_inputs(example: Any) -> Inputs:
+    if isinstance(example, Tensor):
+        return (example,), {}
+    if isinstance(example, Mapping):
+        return (), {name: value for name, value in example.items() if name not in LABEL_NAMES}
+    if isinstance(example, (tuple, list)):
+        return tuple(example), {}
+    raise TypeError(
+        "example: expected a tensor, a tuple of positional inputs or a dict of keyword inputs, "
+        f"got {type(example).__name__}"
+    )
+
+
+def _choose_cuts(
+    model: nn.Module, blocks: Sequence[str] | int | None, rule: Rule, inputs: Inputs | None
+) -> tuple[str, ...]:
+    if blocks is None and not rule.local:
+        # A network that is not cut needs no container to cut at.
+        return ()
+    if isinstance(blocks, int) and not isinstance(blocks, bool) and inputs is not None:
+        calls = run_traced(model, (), *inputs, detach=False, analyse=_bytes_by_call)
+        return find_cuts(model, blocks, lambda unit: _bytes_of(unit, calls))
+    return find_cuts(model, blocks)
+
+
+def _bytes_by_call(trace: Trace) -> list[tuple[str, int]]:
+    return [(call.name, call.output_bytes) for call in trace.calls]
+
+
+def _bytes_of(unit: Unit, calls: list[tuple[str, int]]) -> int:
+    return sum(size for name, size in calls if unit.covers(name))
