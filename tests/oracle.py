@@ -86,10 +86,6 @@ def bregman(family: OracleFamily, p: Tensor, q: Tensor) -> Tensor:
     return slope - family.log_partition(p) + family.log_partition(q)
 
 
-def as_double(x: Tensor | None) -> Tensor | None:
-    return None if x is None or not x.is_floating_point() else x.to(torch.float64)
-
-
 def pair_terms(a: Tensor, b: Tensor, family: OracleFamily, loss: str, tilt: float = 1.0) -> Tensor:
     """Loss of every latent (or group), ``[*batch, n]``; ``b`` has the shape of ``a``."""
     alpha, beta = family.alpha(a), family.beta(b, tilt)
@@ -113,6 +109,21 @@ def term_scale(a: Tensor, b: Tensor, family: OracleFamily, loss: str, tilt: floa
             means = family.mean(alpha).abs() + family.mean(alpha + beta).abs()
             terms = terms + (beta.abs() * means).sum(-1)
     return terms.sum(-1)
+
+
+def noise(
+    a: Tensor, b: Tensor, family: OracleFamily, tilt: float = 1.0, per_latent: bool = False
+) -> float:
+    """Bound on the oracle's own rounding error: it subtracts log-partitions in float64."""
+    if not a.numel():
+        return 0.0
+    with torch.no_grad():
+        alpha, beta = family.alpha(a), family.beta(b, tilt)
+        size = sum(family.log_partition(x).abs() for x in (alpha, alpha + beta))
+        size = size + (alpha.abs() + beta.abs()).sum(-1)
+        size = size + (beta * family.mean(alpha + beta)).abs().sum(-1)
+    size = size if per_latent else size.sum(-1)
+    return 16 * torch.finfo(torch.float64).eps * (1 + size.max().item())
 
 
 def reduce(rows: Tensor, reduction: str, weight: Tensor | None = None) -> Tensor:

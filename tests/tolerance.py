@@ -45,22 +45,33 @@ def relative_l2(got: Tensor, want: Tensor) -> float:
     return error / size if size else error
 
 
-def relative_elementwise(got: Tensor, want: Tensor) -> float:
-    """Largest |got - want| / |want|; infinite where only ``want`` is zero."""
+def relative_elementwise(got: Tensor, size: Tensor, want: Tensor, noise: float = 0.0) -> float:
+    """Largest (|got - want| - noise) / size; infinite where only ``size`` is zero."""
     got, want = got.double(), want.double()
-    error = (got - want).abs()
-    ratio = torch.where(error == 0, 0.0, error / want.abs())
+    error = ((got - want).abs() - noise).clamp_min(0)
+    ratio = torch.where(error == 0, 0.0, error / size)
     return ratio.max().item() if ratio.numel() else 0.0
 
 
-def assert_gradient_accuracy(got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
-    """The promised accuracy of da, for gradients stored as ``dtype``."""
+def assert_gradient_accuracy(
+    got: Tensor, want: Tensor, dtype: torch.dtype, size: Tensor | None = None, noise: float = 0.0
+) -> None:
+    """The promised accuracy of da, for gradients stored as ``dtype``.
+
+    Args:
+        got: The gradient.
+        want: float64 truth.
+        dtype: Dtype of the gradient.
+        size: What an element's error is relative to: the terms it is a sum of; ``|want|``
+            unless given.
+        noise: Absolute error of ``want`` itself.
+    """
     assert got.shape == want.shape, (got.shape, want.shape)
     assert torch.isfinite(got).all()
     error = relative_l2(got, want)
     assert error <= GRADIENT_L2[dtype], f"relative L2 error {error:.2e}"
     if dtype in GRADIENT_ELEMENTWISE:
-        error = relative_elementwise(got, want)
+        error = relative_elementwise(got, want.abs() if size is None else size, want, noise)
         assert error <= GRADIENT_ELEMENTWISE[dtype], f"elementwise relative error {error:.2e}"
 
 
@@ -71,6 +82,7 @@ def assert_close(
     dtype: torch.dtype | None = None,
     scale: Tensor | float | None = None,
     floor: float | None = None,
+    noise: float = 0.0,
 ) -> None:
     """``got`` equals ``want`` up to rounding.
 
@@ -80,6 +92,7 @@ def assert_close(
         dtype: Dtype the computation took its inputs in; the dtype of ``got`` unless given.
         scale: Size of the terms behind an element; the largest ``|want|`` unless given.
         floor: Error allowed relative to ``scale``; the entry of ``FLOOR`` unless given.
+        noise: Absolute error of ``want`` itself.
     """
     assert got.shape == want.shape, (got.shape, want.shape)
     if not got.numel():
@@ -91,7 +104,7 @@ def assert_close(
     assert same.all(), f"finite here, not there: {got64[~same][:4]} against {want[~same][:4]}"
     scale = want.abs().max() if scale is None else scale
     smallest = torch.finfo(got.dtype).smallest_normal * torch.finfo(got.dtype).eps
-    limit = SPACING[got.dtype] * want.abs() + floor * scale + smallest
+    limit = SPACING[got.dtype] * want.abs() + floor * scale + noise + smallest
     excess = (got64 - want).abs() / limit
     worst = excess.nan_to_num(0.0).max().item()
     assert worst <= 1.0, f"error is {worst:.3g} times the tolerance"
@@ -100,6 +113,6 @@ def assert_close(
 def assert_same_bits(got: Tensor, want: Tensor) -> None:
     """Equal to the last bit, NaNs included."""
     assert got.dtype == want.dtype and got.shape == want.shape
-    view = {8: torch.int64, 4: torch.int32, 2: torch.int16}[got.element_size()]
+    view = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}[got.element_size()]
     left, right = got.contiguous().view(view), want.contiguous().view(view)
     assert torch.equal(left, right), f"{(left != right).sum().item()} elements differ"
