@@ -1,0 +1,242 @@
+// Grid pooling of channels-last maps: a tile of channels of one image at a time, vectorised along
+// the channels.
+#pragma once
+
+#include <cmath>
+#include <type_traits>
+
+#include "cpu/api.h"
+#include "cpu/pool_cells.h"
+#include "cpu/runs.h"
+
+namespace bll::cpu {
+
+constexpr int64_t kChannelTile = 64;
+
+// Buffers of one thread, and what every tile has in common. Per-cell values are stored cell by
+// cell, kChannelTile apart.
+template <class T>
+struct PixelWork {
+  // Position of a maximum in the map; as wide as T, so that comparisons vectorise alike.
+  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+  const PoolArgs& args;
+  const Cells rows, columns;
+  int64_t image = 0, channel = 0, count = 0;  // the tile: channels [channel, channel + count)
+  std::vector<T> slope, first, centre;        // gradient: factor, first pixel, mean less it
+  std::vector<Index> index;                   // gradient: where each cell has its maximum
+  T pixel[kChannelTile], result[kChannelTile], line[kChannelTile], shift[kChannelTile];
+
+  explicit PixelWork(const PoolArgs& pool)
+      : args(pool), rows(pool.height, pool.grid), columns(pool.width, pool.grid) {}
+
+  void start(int64_t item) {
+    const int64_t tiles = (args.channels + kChannelTile - 1) / kChannelTile;
+    image = item / tiles;
+    channel = item % tiles * kChannelTile;
+    count = std::min(kChannelTile, args.channels - channel);
+  }
+
+  BLL_HD int64_t offset(int64_t h, int64_t w) const {
+    return ((image * args.height + h) * args.width + w) * args.channels + channel;
+  }
+  BLL_HD const T* load(int64_t h, int64_t w) {
+    return load_run<T>(args.map, args.dtype, offset(h, w), count, pixel);
+  }
+  // Pooled values lie (channel, row of cells, column of cells).
+  BLL_HD int64_t pooled_offset(int64_t c, int64_t i, int64_t j) const {
+    return ((image * args.channels + channel + c) * args.grid + i) * args.grid + j;
+  }
+};
+
+// result = sum over the cell of x - shift, row by row of the cell.
+template <class T>
+BLL_HD void cell_sum(PixelWork<T>& work, Cells::Range rows, Cells::Range columns) {
+  const int64_t count = work.count;
+  T *result = work.result, *line = work.line;
+  const T* shift = work.shift;
+  for (int64_t c = 0; c < count; ++c) result[c] = 0;
+  for (int64_t h = rows.begin; h < rows.end; ++h) {
+#pragma omp simd
+    for (int64_t c = 0; c < count; ++c) line[c] = 0;
+    for (int64_t w = columns.begin; w < columns.end; ++w) {
+      const T* x = work.load(h, w);
+#pragma omp simd
+      for (int64_t c = 0; c < count; ++c) line[c] += x[c] - shift[c];
+    }
+#pragma omp simd
+    for (int64_t c = 0; c < count; ++c) result[c] += line[c];
+  }
+}
+
+// result = sum over the cell of (x - shift - mean)^2
+template <class T>
+BLL_HD void cell_squares(PixelWork<T>& work, Cells::Range rows, Cells::Range columns,
+                         const T* mean) {
+  const int64_t count = work.count;
+  T *result = work.result, *line = work.line;
+  const T* shift = work.shift;
+  for (int64_t c = 0; c < count; ++c) result[c] = 0;
+  for (int64_t h = rows.begin; h < rows.end; ++h) {
+#pragma omp simd
+    for (int64_t c = 0; c < count; ++c) line[c] = 0;
+    for (int64_t w = columns.begin; w < columns.end; ++w) {
+      const T* x = work.load(h, w);
+#pragma omp simd
+      for (int64_t c = 0; c < count; ++c) {
+        const T deviation = x[c] - shift[c] - mean[c];
+        line[c] += deviation * deviation;
+      }
+    }
+#pragma omp simd
+    for (int64_t c = 0; c < count; ++c) result[c] += line[c];
+  }
+}
+
+template <class T>
+BLL_HD void cell_mean(PixelWork<T>& work, Cells::Range rows, Cells::Range columns) {
+  for (int64_t c = 0; c < kChannelTile; ++c) work.shift[c] = 0;
+  cell_sum(work, rows, columns);
+  const T elements = static_cast<T>(rows.size() * columns.size());
+  for (int64_t c = 0; c < work.count; ++c) work.result[c] /= elements;
+}
+
+// result = unbiased standard deviation, mean = mean minus shift, shift = the cell's first pixel:
+// deviations from it are exactly zero in a constant cell.
+template <class T>
+BLL_HD void cell_std(PixelWork<T>& work, Cells::Range rows, Cells::Range columns, T* mean) {
+  const T* first = work.load(rows.begin, columns.begin);
+  for (int64_t c = 0; c < work.count; ++c) work.shift[c] = first[c];
+  cell_sum(work, rows, columns);
+  const int64_t elements = rows.size() * columns.size();
+  for (int64_t c = 0; c < work.count; ++c) mean[c] = work.result[c] / static_cast<T>(elements);
+  cell_squares(work, rows, columns, mean);
+  const T others = static_cast<T>(std::max<int64_t>(elements - 1, 1));
+  for (int64_t c = 0; c < work.count; ++c) work.result[c] = std::sqrt(work.result[c] / others);
+}
+
+// result = the maximum, index = where it is first met (the first NaN, if there is one).
+template <class T>
+BLL_HD void cell_max(PixelWork<T>& work, Cells::Range rows, Cells::Range columns,
+                     typename PixelWork<T>::Index* index) {
+  const int64_t count = work.count;
+  T* best = work.result;
+  const T* first = work.load(rows.begin, columns.begin);
+  const auto start = rows.begin * work.args.width + columns.begin;
+  for (int64_t c = 0; c < count; ++c) best[c] = first[c];
+  for (int64_t c = 0; c < count; ++c) index[c] = start;
+  for (int64_t h = rows.begin; h < rows.end; ++h) {
+    for (int64_t w = columns.begin; w < columns.end; ++w) {
+      const T* x = work.load(h, w);
+      const typename PixelWork<T>::Index here = h * work.args.width + w;
+#pragma omp simd
+      for (int64_t c = 0; c < count; ++c) {
+        const bool keep = (x[c] <= best[c]) | (best[c] != best[c]);
+        best[c] = keep ? best[c] : x[c];
+        index[c] = keep ? index[c] : here;
+      }
+    }
+  }
+}
+
+template <class T>
+BLL_HD void pool_pixels(PixelWork<T>& work, int64_t item) {
+  const PoolArgs& args = work.args;
+  T* out = static_cast<T*>(args.pooled);
+  T mean[kChannelTile];
+  typename PixelWork<T>::Index index[kChannelTile];
+  work.start(item);
+  for (int64_t i = 0; i < args.grid; ++i) {
+    for (int64_t j = 0; j < args.grid; ++j) {
+      const auto rows = work.rows.cell[i], columns = work.columns.cell[j];
+      if (args.kind == Pool::kMean) {
+        cell_mean(work, rows, columns);
+      } else if (args.kind == Pool::kMax) {
+        cell_max(work, rows, columns, index);
+      } else {
+        cell_std(work, rows, columns, mean);
+      }
+      for (int64_t c = 0; c < work.count; ++c) out[work.pooled_offset(c, i, j)] = work.result[c];
+    }
+  }
+}
+
+// What each cell contributes to its pixels: slope, and the mean or the place of the maximum.
+template <class T>
+BLL_HD void cell_slopes(PixelWork<T>& work) {
+  const PoolArgs& args = work.args;
+  const T* upstream = static_cast<const T*>(args.grad_pooled);
+  for (int64_t i = 0; i < args.grid; ++i) {
+    for (int64_t j = 0; j < args.grid; ++j) {
+      const auto rows = work.rows.cell[i], columns = work.columns.cell[j];
+      const int64_t cell = (i * args.grid + j) * kChannelTile;
+      const int64_t elements = rows.size() * columns.size();
+      T* slope = work.slope.data() + cell;
+      for (int64_t c = 0; c < work.count; ++c) slope[c] = upstream[work.pooled_offset(c, i, j)];
+      if (args.kind == Pool::kMean) {
+        for (int64_t c = 0; c < work.count; ++c) slope[c] /= static_cast<T>(elements);
+      } else if (args.kind == Pool::kMax) {
+        cell_max(work, rows, columns, work.index.data() + cell);
+      } else {
+        T *first = work.first.data() + cell, *centre = work.centre.data() + cell;
+        cell_std(work, rows, columns, centre);
+        const T others = static_cast<T>(elements - 1);
+        for (int64_t c = 0; c < work.count; ++c) {
+          const T factor = others * work.result[c];
+          slope[c] = elements == 1 || factor == 0 ? T(0) : slope[c] / factor;
+          first[c] = work.shift[c];
+        }
+      }
+    }
+  }
+}
+
+// Adds one cell's contribution to the gradient of the pixel at `here`.
+template <class T>
+BLL_HD void add_cell(const PixelWork<T>& work, int64_t cell, const T* x,
+                     typename PixelWork<T>::Index here, T* out) {
+  const int64_t count = work.count;
+  const T* slope = work.slope.data() + cell;
+  if (work.args.kind == Pool::kMean) {
+#pragma omp simd
+    for (int64_t c = 0; c < count; ++c) out[c] += slope[c];
+  } else if (work.args.kind == Pool::kMax) {
+    const auto* index = work.index.data() + cell;
+#pragma omp simd
+    for (int64_t c = 0; c < count; ++c) out[c] += index[c] == here ? slope[c] : T(0);
+  } else {
+    const T *first = work.first.data() + cell, *centre = work.centre.data() + cell;
+#pragma omp simd
+    for (int64_t c = 0; c < count; ++c) out[c] += slope[c] * (x[c] - first[c] - centre[c]);
+  }
+}
+
+template <class T>
+BLL_HD void pool_pixels_gradient(PixelWork<T>& work, int64_t item) {
+  const PoolArgs& args = work.args;
+  const int64_t values = args.grid * args.grid * kChannelTile;
+  work.slope.resize(values);
+  if (args.kind == Pool::kMax) work.index.resize(values);
+  if (args.kind == Pool::kStd) {
+    work.first.resize(values);
+    work.centre.resize(values);
+  }
+  work.start(item);
+  cell_slopes(work);
+  for (int64_t h = 0; h < args.height; ++h) {
+    for (int64_t w = 0; w < args.width; ++w) {
+      const auto rows = work.rows.cover[h], columns = work.columns.cover[w];
+      const T* x = args.kind == Pool::kStd ? work.load(h, w) : nullptr;
+      T* out = work.result;
+      for (int64_t c = 0; c < work.count; ++c) out[c] = 0;
+      for (int64_t i = rows.begin; i < rows.end; ++i) {
+        for (int64_t j = columns.begin; j < columns.end; ++j) {
+          add_cell<T>(work, (i * args.grid + j) * kChannelTile, x, h * args.width + w, out);
+        }
+      }
+      store_run<T>(out, args.grad_map, args.dtype, work.offset(h, w), work.count);
+    }
+  }
+}
+
+}  // namespace bll::cpu

@@ -1,0 +1,129 @@
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "torch/options.h"
+#include "torch/rows.h"
+
+namespace bll::binding {
+
+namespace {
+
+struct Pair {
+  Tensor value, grad_a, grad_b;
+};
+
+struct PairInputs {
+  const Tensor& a;
+  const Tensor& b;
+  const std::optional<Tensor>& labels;
+  const std::optional<Tensor>& weight;
+  cpu::FamilyArgs family;
+  cpu::Loss loss;
+  cpu::Reduction reduction;
+};
+
+struct PairWants {
+  bool value, grad_a, grad_b;
+};
+
+Tensor gradient_like(const Tensor& tensor, bool wanted) {
+  if (!wanted) return not_wanted(tensor);
+  return new_empty(tensor, leading_sizes(tensor, tensor.dim()), tensor.scalar_type());
+}
+
+Pair run_pair(const PairInputs& in, const std::optional<Tensor>& grad, const PairWants& wants) {
+  const int planes = planes_of(in.family);
+  check_message_dtype(in.a, in.b, "b");
+  const RowsOf a(in.a, planes, "a"), b(in.b, planes, "b");
+  STD_TORCH_CHECK(a.width() == b.width(), "b: expected ", a.width(), " latents, got shape ",
+                  shape_string(in.b));
+  check_group(in.family, a.width());
+  std::optional<Tensor> labels, weight, upstream;
+  if (in.labels) {
+    STD_TORCH_CHECK(b.batch().size() == 1, "b: expected a class table, got shape ",
+                    shape_string(in.b));
+    labels = checked_labels(*in.labels, a.batch(), b.count());
+  } else {
+    STD_TORCH_CHECK(same_shape(in.a, in.b), "b: expected shape ", shape_string(in.a), ", got ",
+                    shape_string(in.b));
+  }
+  if (in.weight) weight = checked_accumulate(*in.weight, in.a, a.batch(), "weight");
+  const bool per_row = in.reduction == cpu::Reduction::kNone;
+  const std::vector<int64_t> value_shape = per_row ? a.batch() : std::vector<int64_t>{};
+  if (grad) upstream = checked_accumulate(*grad, in.a, value_shape, "grad");
+
+  const ScalarType accumulate = accumulate_type(in.a);
+  Pair out{wants.value ? new_empty(in.a, value_shape, accumulate) : not_wanted(in.a),
+           gradient_like(in.a, wants.grad_a), gradient_like(in.b, wants.grad_b)};
+  cpu::PairArgs args{};
+  args.family = in.family;
+  args.loss = in.loss;
+  args.reduction = in.reduction;
+  args.width = a.width();
+  args.a = a.view();
+  args.b = b.view();
+  args.labels = static_cast<const int64_t*>(data_or_null(labels));
+  args.weight = data_or_null(weight);
+  args.grad = data_or_null(upstream);
+  args.value = wants.value ? out.value.mutable_data_ptr() : nullptr;
+  args.grad_a = wants.grad_a ? out.grad_a.mutable_data_ptr() : nullptr;
+  args.grad_b = wants.grad_b ? out.grad_b.mutable_data_ptr() : nullptr;
+  cpu::pair_loss(args, parallel_for);
+  return out;
+}
+
+Tensor pair_loss(Tensor a, Tensor b, std::optional<Tensor> labels, std::optional<Tensor> weight,
+                 std::string family, int64_t group, double tau, std::string loss, double tilt,
+                 std::string reduction) {
+  const PairInputs in{a,
+                      b,
+                      labels,
+                      weight,
+                      family_args(family, group, tau, tilt),
+                      loss_of(loss),
+                      reduction_of(reduction)};
+  return run_pair(in, std::nullopt, {true, false, false}).value;
+}
+
+std::tuple<Tensor, Tensor> pair_loss_backward(Tensor grad, Tensor a, Tensor b,
+                                              std::optional<Tensor> labels,
+                                              std::optional<Tensor> weight, std::string family,
+                                              int64_t group, double tau, std::string loss,
+                                              double tilt, std::string reduction, bool need_a,
+                                              bool need_b) {
+  const PairInputs in{a,
+                      b,
+                      labels,
+                      weight,
+                      family_args(family, group, tau, tilt),
+                      loss_of(loss),
+                      reduction_of(reduction)};
+  const Pair out = run_pair(in, grad, {false, need_a, need_b});
+  return {out.grad_a, out.grad_b};
+}
+
+std::tuple<Tensor, Tensor, Tensor> pair_loss_value_and_grad(
+    Tensor a, Tensor b, std::optional<Tensor> labels, std::optional<Tensor> weight,
+    std::string family, int64_t group, double tau, std::string loss, double tilt,
+    std::string reduction, bool need_a, bool need_b) {
+  const PairInputs in{a,
+                      b,
+                      labels,
+                      weight,
+                      family_args(family, group, tau, tilt),
+                      loss_of(loss),
+                      reduction_of(reduction)};
+  const Pair out = run_pair(in, std::nullopt, {true, need_a, need_b});
+  return {out.value, out.grad_a, out.grad_b};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(bll_native, CPU, m) {
+  m.impl("pair_loss", TORCH_BOX(&pair_loss));
+  m.impl("pair_loss_backward", TORCH_BOX(&pair_loss_backward));
+  m.impl("pair_loss_value_and_grad", TORCH_BOX(&pair_loss_value_and_grad));
+}
+
+}  // namespace bll::binding

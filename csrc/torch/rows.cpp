@@ -1,0 +1,166 @@
+#include "torch/rows.h"
+
+#include <torch/csrc/stable/library.h>
+
+namespace bll::binding {
+
+namespace {
+
+std::string shape_string(const std::vector<int64_t>& sizes) {
+  std::string text = "[";
+  for (size_t i = 0; i < sizes.size(); ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
+  return text + "]";
+}
+
+bool has_shape(const Tensor& tensor, const std::vector<int64_t>& sizes) {
+  return leading_sizes(tensor, tensor.dim()) == sizes;
+}
+
+// The one stride that walks over all leading dimensions, if there is one.
+std::optional<int64_t> collapsed_stride(const Tensor& tensor, int64_t rank) {
+  std::optional<int64_t> stride;
+  int64_t next = 0;
+  for (int64_t dim = rank - 1; dim >= 0; --dim) {
+    if (tensor.size(dim) == 1) continue;
+    if (!stride) {
+      stride = tensor.stride(dim);
+    } else if (tensor.stride(dim) != next) {
+      return std::nullopt;
+    }
+    next = tensor.stride(dim) * tensor.size(dim);
+  }
+  return stride ? stride : 0;
+}
+
+std::vector<int64_t> row_offsets(const Tensor& tensor, int64_t rank, int64_t count) {
+  std::vector<int64_t> offsets(count);
+  std::vector<int64_t> index(rank, 0);
+  int64_t offset = 0;
+  for (int64_t row = 0; row < count; ++row) {
+    offsets[row] = offset;
+    for (int64_t dim = rank - 1; dim >= 0; --dim) {
+      offset += tensor.stride(dim);
+      if (++index[dim] < tensor.size(dim)) break;
+      offset -= tensor.stride(dim) * tensor.size(dim);
+      index[dim] = 0;
+    }
+  }
+  return offsets;
+}
+
+}  // namespace
+
+cpu::DType dtype_of(const Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double:
+      return cpu::DType::kFloat64;
+    case ScalarType::Float:
+      return cpu::DType::kFloat32;
+    case ScalarType::BFloat16:
+      return cpu::DType::kBFloat16;
+    case ScalarType::Half:
+      return cpu::DType::kFloat16;
+    default:
+      STD_TORCH_CHECK(false, name, ": expected float64, float32, bfloat16 or float16, got ",
+                      torch::headeronly::toString(tensor.scalar_type()));
+  }
+}
+
+ScalarType accumulate_type(const Tensor& a) {
+  return a.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+std::string shape_string(const Tensor& tensor) {
+  return shape_string(leading_sizes(tensor, tensor.dim()));
+}
+
+bool same_shape(const Tensor& a, const Tensor& b) {
+  return has_shape(b, leading_sizes(a, a.dim()));
+}
+
+std::vector<int64_t> leading_sizes(const Tensor& tensor, int64_t rank) {
+  const auto sizes = tensor.sizes();
+  return {sizes.begin(), sizes.begin() + rank};
+}
+
+int64_t product(const std::vector<int64_t>& sizes) {
+  int64_t count = 1;
+  for (const int64_t size : sizes) count *= size;
+  return count;
+}
+
+Tensor new_empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
+  return torch::stable::new_empty(like, sizes, dtype);
+}
+
+RowsOf::RowsOf(const Tensor& tensor, int planes, const char* name)
+    : tensor_(tensor), dtype_(dtype_of(tensor, name)) {
+  const int64_t inner = planes > 1 ? 2 : 1;
+  STD_TORCH_CHECK(tensor.dim() >= inner, name, ": expected at least ", inner,
+                  " dimensions, got shape ", shape_string(tensor));
+  const int64_t rank = tensor.dim() - inner;
+  STD_TORCH_CHECK(planes == 1 || tensor.size(rank) == planes, name, ": expected ", planes,
+                  " planes before the latents, got shape ", shape_string(tensor));
+  batch_ = leading_sizes(tensor, rank);
+  width_ = tensor.size(tensor.dim() - 1);
+  count_ = product(batch_);
+  if (width_ > 1 && tensor.stride(tensor.dim() - 1) != 1) {
+    tensor_ = torch::stable::contiguous(tensor);
+  }
+  plane_stride_ = planes > 1 ? tensor_.stride(rank) : 0;
+  if (count_ == 0) return;
+  if (const auto stride = collapsed_stride(tensor_, rank)) {
+    stride_ = *stride;
+  } else {
+    offsets_ = row_offsets(tensor_, rank, count_);
+  }
+}
+
+cpu::Rows RowsOf::view() const {
+  return {tensor_.const_data_ptr(),
+          dtype_,
+          count_,
+          stride_,
+          plane_stride_,
+          offsets_.empty() ? nullptr : offsets_.data()};
+}
+
+void check_message_dtype(const Tensor& a, const Tensor& b, const char* name) {
+  const ScalarType of_a = a.scalar_type(), of_b = b.scalar_type();
+  const bool half = of_a == ScalarType::BFloat16 || of_a == ScalarType::Half;
+  STD_TORCH_CHECK(of_b == of_a || (half && of_b == ScalarType::Float), name,
+                  ": expected the dtype of a (", torch::headeronly::toString(of_a),
+                  half ? ") or float32, got " : "), got ", torch::headeronly::toString(of_b));
+}
+
+Tensor checked_labels(const Tensor& labels, const std::vector<int64_t>& batch, int64_t classes) {
+  STD_TORCH_CHECK(labels.scalar_type() == ScalarType::Long, "labels: expected int64, got ",
+                  torch::headeronly::toString(labels.scalar_type()));
+  STD_TORCH_CHECK(has_shape(labels, batch), "labels: expected shape ", shape_string(batch),
+                  ", got ", shape_string(labels));
+  Tensor dense = torch::stable::contiguous(labels);
+  const int64_t* values = static_cast<const int64_t*>(dense.const_data_ptr());
+  for (int64_t i = 0, count = dense.numel(); i < count; ++i) {
+    STD_TORCH_CHECK(values[i] >= 0 && values[i] < classes, "labels: expected values in [0, ",
+                    classes, "), got ", values[i]);
+  }
+  return dense;
+}
+
+Tensor checked_accumulate(const Tensor& tensor, const Tensor& a, const std::vector<int64_t>& shape,
+                          const char* name) {
+  STD_TORCH_CHECK(tensor.scalar_type() == accumulate_type(a), name, ": expected ",
+                  torch::headeronly::toString(accumulate_type(a)), ", got ",
+                  torch::headeronly::toString(tensor.scalar_type()));
+  STD_TORCH_CHECK(has_shape(tensor, shape), name, ": expected shape ", shape_string(shape),
+                  ", got ", shape_string(tensor));
+  return torch::stable::contiguous(tensor);
+}
+
+void parallel_for(int64_t size, int64_t grain, void (*body)(int64_t, int64_t, void*),
+                  void* context) {
+  torch::stable::parallel_for(
+      0, size, grain, [body, context](int64_t begin, int64_t end) { body(begin, end, context); });
+}
+
+}  // namespace bll::binding
