@@ -1,0 +1,34 @@
+"""Every example runs, and reaches what it shows."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+EXPECTED = {
+    "bare_op.py": (r"gradients differ by (\S+) of", lambda x: x < 1e-5),
+    "sequential.py": (r"test accuracy (\S+) %", lambda x: x > 90),
+    "transformer.py": (r"test accuracy (\S+) %", lambda x: x > 95),
+}
+
+
+def test_every_example_is_listed():
+    assert sorted(EXPECTED) == sorted(path.name for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_example(name):
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)], capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    pattern, is_good = EXPECTED[name]
+    found = re.search(pattern, run.stdout)
+    assert found is not None, run.stdout
+    assert is_good(float(found.group(1))), run.stdout
