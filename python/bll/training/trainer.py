@@ -88,7 +88,8 @@ class Trainer:
         )
         self.cuts = network.cuts
         layout = torch.channels_last if channels_last else torch.preserve_format
-        model = network.model.to(self.device, dtype=dtype).to(memory_format=layout)
+        model = network.model.to(self.device, dtype=dtype)
+        model = model.to(memory_format=layout)  # type: ignore[call-overload]
         self.model = wrap(
             model,
             blocks=list(network.cuts),
