@@ -71,7 +71,7 @@ def find_cuts(
     if blocks is None:
         units = _longest_container(model)
         return tuple(unit.members[-1] for unit in units[:-1])
-    if isinstance(blocks, (bool, str)):
+    if isinstance(blocks, (bool, str)) or not isinstance(blocks, (int, Sequence)):
         raise TypeError(f"blocks: expected a list of names, a count or None, got {blocks!r}")
     if isinstance(blocks, int):
         return _balanced(_top_units(model), blocks, unit_cost or _parameter_cost(model))

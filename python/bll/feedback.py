@@ -85,7 +85,9 @@ class ClassTable(nn.Module):
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the table anew from its seed and set the bias to zero."""
+        """Draw the table anew from its seed and set the bias to zero; on meta do nothing."""
+        if self.table.is_meta:
+            return
         width = self.table.shape[1]
         std = 1 / math.sqrt(width) if self.std is None else self.std
         generator = torch.Generator().manual_seed(self.seed)
@@ -110,5 +112,5 @@ class ClassTable(nn.Module):
 
 
 def _shapeless(device: torch.device | str | None) -> nn.Parameter:
-    # torch's stubs do not say that this is a Parameter.
-    return cast(nn.Parameter, UninitializedParameter(device=device))
+    make: Any = UninitializedParameter  # torch's stubs lack its signature
+    return cast(nn.Parameter, make(device=device))

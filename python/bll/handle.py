@@ -14,7 +14,7 @@ from bll.blocks import Block
 from bll.features import latents, select_logits
 from bll.feedback import ClassTable
 from bll.hooks import remove_hooks
-from bll.locality import survey_blocks
+from bll.locality import LocalityError, survey_blocks
 from bll.output import LocalOutput
 from bll.rules.base import Rule
 
@@ -50,6 +50,7 @@ class LocalLearning(nn.Module):
         num_classes: int,
         label_smoothing: float,
         seed: int,
+        device: torch.device | None,
     ) -> None:
         super().__init__()
         self.rule = rule
@@ -61,7 +62,7 @@ class LocalLearning(nn.Module):
         self.messages = nn.ModuleList()
         if rule.local:
             for index in range(len(blocks) - 1):
-                message = rule.make_message(num_classes, seed * 1_000_003 + index)
+                message = rule.make_message(num_classes, seed * 1_000_003 + index, device)
                 if message is not None:
                     self.messages.append(message)
         self._step: _Step | None = None
@@ -104,7 +105,7 @@ class LocalLearning(nn.Module):
         cuts = [block.cut for block in self.blocks if block.cut is not None]
         try:
             self.complete(survey_blocks(model, cuts, self.rule, args, kwargs), model)
-        except Exception:
+        except LocalityError:
             remove_hooks(model)
             raise
 

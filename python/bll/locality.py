@@ -20,7 +20,7 @@ from bll.trace import Call, Trace, run_traced
 
 
 class LocalityError(ValueError):
-    """The model cannot be cut as asked: a gradient would cross a border, or a block is empty."""
+    """The model cannot be cut as asked, for the reason given; it is as it was."""
 
 
 def survey_blocks(
@@ -41,8 +41,8 @@ def survey_blocks(
 
     Raises:
         LocalityError: A cut is not reached, reached more than once or out of order; a block has no
-            parameter; a gradient crosses a border (skip connection, tied weights).
-        ValueError: A block's output is no feature the rule can read.
+            parameter; a gradient crosses a border (skip connection, tied weights); a block's output
+            is no feature the rule can read.
     """
 
     def analyse(trace: Trace) -> tuple[Block, ...]:
@@ -79,9 +79,6 @@ def _describe(trace: Trace, cuts: Sequence[str], rule: Rule) -> tuple[Block, ...
     if rule.cuts:
         _check_leaks(trace, names, features, reach)
     owned = _owned_parameters(trace, reach)
-    for name, parameters in zip(names, owned, strict=True):
-        if not parameters:
-            raise LocalityError(f"blocks: block {name!r} is empty: it has no parameter of its own")
     blocks = []
     for index, name in enumerate(names):
         last = index == len(cuts)
@@ -106,14 +103,14 @@ def _feature(trace: Trace, index: int, name: str) -> Tensor:
     try:
         return select(trace.block_outputs[index])
     except ValueError as error:
-        raise ValueError(f"block {name!r}: {error}") from error
+        raise LocalityError(f"block {name!r}: {error}") from error
 
 
 def _spec(rule: Rule, name: str, feature: Tensor) -> Any:
     try:
         return rule.feature_spec(feature)
     except ValueError as error:
-        raise ValueError(f"block {name!r}: {error}") from error
+        raise LocalityError(f"block {name!r}: {error}") from error
 
 
 def _reaches(output: Tensor, inputs: Sequence[Tensor]) -> list[bool]:

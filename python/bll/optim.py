@@ -16,7 +16,9 @@ def param_groups(
     """Return one optimiser group per block, and one per message table without weight decay.
 
     Every parameter of the model, `model.bll` included, is in exactly one group. Each group carries
-    its `name` (the block's, with `.message` appended for its table), `lr` and the defaults.
+    its `name` (the block's, with `.message` appended for its table), `lr` and the defaults. A
+    block whose parameters all belong to an earlier one (tied weights, in a rule that does not cut)
+    has no group.
 
     Args:
         model: A wrapped model whose shapes are known (wrapped with `example`, or run once).
@@ -41,7 +43,8 @@ def param_groups(
     for index, block in enumerate(handle.blocks):
         rate = lr[block.name] if isinstance(lr, Mapping) else lr
         own = [parameters[name] for name in block.parameters]
-        groups.append({**defaults, "params": own, "name": block.name, "lr": rate})
+        if own:
+            groups.append({**defaults, "params": own, "name": block.name, "lr": rate})
         table = list(handle.messages[index].parameters()) if index < len(handle.messages) else []
         if table:
             group = {"params": table, "name": f"{block.name}.message", "lr": rate}

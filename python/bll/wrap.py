@@ -84,11 +84,15 @@ def wrap(
     inputs = None if example is None else _example_inputs(example)
     cuts = _choose_cuts(model, blocks, chosen, inputs)
     planned = pending_blocks(cuts, last_block_name(cuts))
-    handle = LocalLearning(
-        chosen, planned, num_classes=num_classes, label_smoothing=label_smoothing, seed=seed
-    )
     first = next(model.parameters(), None)
-    handle.to(device=None if first is None else first.device)
+    handle = LocalLearning(
+        chosen,
+        planned,
+        num_classes=num_classes,
+        label_smoothing=label_smoothing,
+        seed=seed,
+        device=None if first is None else first.device,
+    )
     if inputs is not None:
         handle.complete(survey_blocks(model, cuts, chosen, *inputs), model)
     install_hooks(model, handle, cuts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from bll.features import FeatureSpec, Pool
@@ -38,7 +39,9 @@ class Rule(ABC):
         """Return how features of this shape are read, or None if they are not."""
         return None
 
-    def make_message(self, num_classes: int, seed: int) -> nn.Module | None:
+    def make_message(
+        self, num_classes: int, seed: int, device: torch.device | None
+    ) -> nn.Module | None:
         """Return a fresh, shapeless message module for one block, or None if the rule has none."""
         return None
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 
 import bll_kernels
@@ -53,6 +55,9 @@ class MessageRule(Rule):
         if self.feedback not in ("learned", "fixed"):
             raise ValueError(f"feedback: expected 'learned' or 'fixed', got {self.feedback!r}")
         _check_pool(self.pool)
+        _check_positive("tilt", self.tilt)
+        _check_positive("gain", 1.0 if self.gain is None else self.gain)
+        _check_positive("std", 1.0 if self.std is None else self.std)
         object.__setattr__(self, "_family", family)
 
     @property
@@ -62,9 +67,11 @@ class MessageRule(Rule):
 
     def describe(self) -> dict[str, object]:
         """Return the rule's name, family and options as plain data."""
+        own = {"gaussian-precision": "tau", "categorical": "group"}.get(self._family.name)
         return {
             "rule": self.name,
             "family": self._family.name,
+            **({own: getattr(self._family, own)} if own else {}),
             "feedback": self.feedback,
             "pool": list(self.pool),
             "tilt": self.tilt,
@@ -75,7 +82,7 @@ class MessageRule(Rule):
         """Return how features of this shape are read."""
         return feature_spec(feature, self.pool, self.max_width)
 
-    def make_message(self, num_classes: int, seed: int) -> ClassTable:
+    def make_message(self, num_classes: int, seed: int, device: torch.device | None) -> ClassTable:
         """Return a fresh class table for one block."""
         return ClassTable(
             num_classes,
@@ -83,6 +90,7 @@ class MessageRule(Rule):
             std=self.std,
             bias=self.has_bias,
             seed=seed,
+            device=device,
         )
 
     def _scaled(self, feature: Tensor, pool: Pool | None) -> tuple[Tensor, Pool | None]:
@@ -97,6 +105,12 @@ class MessageRule(Rule):
         if not isinstance(message, ClassTable):
             raise TypeError(f"message: expected a ClassTable, got {type(message).__name__}")
         return message
+
+
+def _check_positive(name: str, value: object) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and math.isfinite(cast(float, value)) and cast(float, value) > 0):
+        raise ValueError(f"{name}: expected a positive finite number, got {value!r}")
 
 
 def _check_pool(pool: object) -> None:

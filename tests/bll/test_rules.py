@@ -1,0 +1,212 @@
+"""The rules: their formulas against hand-written steps, their options, their registry."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from wrap_nets import ResNet, mlp, seeded
+
+import bll
+import bll_kernels
+from bll.rules import BllKlRule, BllRule, BpRule, DeepSupervisionRule, get_rule, rule_names
+from bll_kernels.families import Family
+
+
+def data(shape=(12, 16), seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator), torch.randint(
+        0, 3, shape[:1], generator=generator
+    )
+
+
+def two_blocks():
+    return nn.Sequential(
+        nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU()), nn.Linear(8, 3)
+    )
+
+
+@pytest.mark.parametrize("rule", ["bll", "bll-kl"])
+def test_a_wrapped_step_equals_the_step_written_by_hand_bit_for_bit(rule):
+    x, y = data()
+    wrapped = bll.wrap(seeded(two_blocks), num_classes=3, rule=rule, example=x)
+    first, second = seeded(two_blocks)
+    table = wrapped.bll.messages[0].table.detach().clone().requires_grad_(rule == "bll")
+    bias = torch.zeros(3, requires_grad=True)
+    by_hand = [*first.parameters(), *second.parameters()]
+    by_hand += [table, bias] if rule == "bll" else []
+    optimisers = [torch.optim.Adam(p, lr=1e-2) for p in (by_hand, wrapped.parameters())]
+    for _ in range(4):
+        feature = first(x)
+        if rule == "bll":
+            local = bll_kernels.class_evidence_loss(feature, table, y, "gaussian", bias=bias)
+        else:
+            local = bll_kernels.posterior_kl(4.0 * feature, table, "bernoulli", labels=y)
+        (local + functional.cross_entropy(second(feature.detach()), y)).backward()
+        out = wrapped(x, y)
+        assert torch.equal(out.block_losses["0"], local)
+        out.loss.backward()
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+    for own, other in zip(by_hand, wrapped.parameters(), strict=True):
+        assert torch.equal(own, other)
+
+
+def oracle_rows(rule, feature, table, bias, y):
+    """The losses from the log-partitions alone, in float64."""
+    a, b = feature.double(), table.double()
+    if rule == "bernoulli":
+        a = 4.0 * a
+        scores = (functional.softplus(a[:, None] + b) - functional.softplus(a)[:, None]).sum(2)
+    elif rule == "gaussian":
+        scores = (((a[:, None] + b) ** 2 - a[:, None] ** 2) / 2).sum(2)
+    else:
+        a, message = 4.0 * a, b[y]
+        r = a + message
+        gap = functional.softplus(r) - functional.softplus(a)
+        return (message * torch.sigmoid(r) - gap).sum(1).mean()
+    return functional.cross_entropy(scores + bias.double(), y)
+
+
+CASES = [
+    ("gaussian", BllRule()),
+    ("bernoulli", BllRule(family="bernoulli")),
+    ("gaussian", DeepSupervisionRule()),
+    ("kl", BllKlRule()),
+]
+
+
+@pytest.mark.parametrize(("formula", "rule"), CASES)
+@pytest.mark.parametrize("shape", [(12, 10), (12, 5, 9, 9)])
+def test_losses_against_the_log_partition(formula, rule, shape):
+    feature, y = data(shape)
+    feature = torch.relu(feature)
+    spec = rule.feature_spec(feature)
+    message = rule.make_message(3, 0, None)
+    message.materialize(spec.width)
+    if message.bias is not None:
+        message.bias.data += torch.tensor([0.3, -0.2, 0.1])
+    value = rule.loss(feature, y, message, spec.pool)
+    rows = feature.double()
+    if spec.pool:
+        rows = functional.adaptive_avg_pool2d(rows, spec.pool[1]).flatten(1)
+    bias = torch.zeros(3) if message.bias is None else message.bias
+    expected = oracle_rows(formula, rows, message.table, bias, y)
+    assert value.shape == ()
+    assert torch.isclose(value.double(), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("rule", [BllRule(), BllRule(family="bernoulli"), BllKlRule()])
+def test_the_feature_gets_a_gradient(rule):
+    feature, y = data((12, 5, 9, 9))
+    feature.requires_grad_()
+    spec = rule.feature_spec(feature)
+    message = rule.make_message(3, 0, None)
+    message.materialize(spec.width)
+    rule.loss(feature, y, message, spec.pool).backward()
+    assert feature.grad.abs().sum() > 0
+    if rule.name == "bll":
+        assert message.table.grad.abs().sum() > 0 and message.bias.grad.abs().sum() > 0
+    else:
+        assert not message.table.requires_grad
+
+
+def test_gaussian_bll_is_a_local_linear_classifier():
+    feature, y = data((12, 10))
+    rule = BllRule()
+    message = rule.make_message(3, 0, None)
+    message.materialize(10)
+    table = message.table.detach()
+    message.bias.data -= table.pow(2).sum(1) / 2
+    expected = functional.cross_entropy(feature @ table.T, y)
+    assert torch.isclose(rule.loss(feature, y, message, None), expected, rtol=1e-5)
+
+
+def test_registry():
+    assert rule_names() == ("bll", "bll-kl", "bp", "bp-deepsup")
+    assert [get_rule(name).name for name in rule_names()] == list(rule_names())
+    assert get_rule("bll", family="bernoulli", feedback=None) == BllRule(family="bernoulli")
+    assert hash(get_rule("bll")) == hash(BllRule())
+
+
+def test_what_a_rule_reads_and_cuts():
+    for rule in (BllRule(), BllKlRule()):
+        assert rule.cuts and rule.local and rule.reads == {"output", "label", "feedback"}
+    assert "downstream" in BpRule().reads and not BpRule().local and not BpRule().cuts
+    assert "downstream" in DeepSupervisionRule().reads and not DeepSupervisionRule().cuts
+
+
+def test_rules_say_their_name_and_family():
+    assert BllRule().describe()["family"] == "gaussian"
+    assert BllKlRule().describe() == {
+        "rule": "bll-kl",
+        "family": "bernoulli",
+        "feedback": "fixed",
+        "pool": ["mean", 4],
+        "tilt": 1.0,
+        "gain": 4.0,
+    }
+    assert BpRule().describe() == {"rule": "bp", "family": None}
+    assert BllRule(family=Family("gaussian-precision", tau=2.0)).describe()["tau"] == 2.0
+    assert BllRule(family="bernoulli", gain=1.5).describe()["gain"] == 1.5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"family": "bernoulli"},
+        {"family": Family("categorical", group=2)},
+        {"family": Family("gaussian-precision", tau=0.5)},
+        {"feedback": "fixed"},
+        {"pool": ("max", 2)},
+        {"pool": ("std", 2)},
+        {"tilt": 0.5},
+        {"rule": BllRule(gain=2.0, pool=("max", 2))},
+    ],
+)
+def test_options_train(options):
+    x, y = data((24, 1, 8, 8))
+    model = bll.wrap(seeded(ResNet), ["layer1"], num_classes=3, example=x, **options)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(25):
+        out = model(x, y=y)
+        losses.append(out.block_losses["layer1"].item())
+        optimiser.zero_grad()
+        out.loss.backward()
+        optimiser.step()
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_label_smoothing_is_the_last_blocks():
+    x, y = data((6, 1, 4, 4))
+    losses = []
+    for smoothing in (0.0, 0.2):
+        model = bll.wrap(seeded(mlp), num_classes=3, example=x, label_smoothing=smoothing).eval()
+        losses.append(model(x, y))
+    expected = functional.cross_entropy(losses[1].logits, y, label_smoothing=0.2)
+    assert torch.equal(losses[1].block_losses["output"], expected)
+    assert torch.equal(losses[0].block_losses["1"], losses[1].block_losses["1"])
+
+
+def test_a_rule_of_ones_own():
+    class Sum(bll.Rule):
+        name = "sum"
+        reads = frozenset({"output", "label"})
+        cuts = True
+        local = True
+
+        def describe(self):
+            return {"rule": self.name, "family": None}
+
+        def feature_spec(self, feature):
+            return BllRule().feature_spec(feature)
+
+        def loss(self, feature, labels, message, pool):
+            return (feature.sum(dim=1) - labels).square().mean()
+
+    x, y = data()
+    model = bll.wrap(seeded(two_blocks), num_classes=3, rule=Sum(), example=x)
+    out = model(x, y)
+    out.loss.backward()
+    assert model[0][0].weight.grad is not None and not list(model.bll.parameters())
