@@ -58,15 +58,16 @@ def find_cuts(
 
     Args:
         model: The model.
-        blocks: Names in execution order; or the number of blocks, the last included; or None for
-            one block per child of an `nn.Sequential`, or of the longest `nn.ModuleList` or
-            `nn.Sequential` inside. Where children count, one that holds a weight (a parameter of
-            two or more dimensions) opens a block; activations, norms and the like join it.
+        blocks: Names in execution order, none for a single block; or the number of blocks, the
+            last included; or None for one block per child of an `nn.Sequential`, or of the longest
+            `nn.ModuleList` or `nn.Sequential` inside. Where children count, one that holds a
+            weight (a parameter of two or more dimensions) opens a block; activations, norms and
+            the like join it.
         unit_cost: What a count balances; None is the number of parameters.
 
     Raises:
         TypeError: `blocks` is none of these.
-        ValueError: An unknown, empty or repeated name, or a count the model cannot give.
+        ValueError: An unknown or repeated name, or a count the model cannot give.
     """
     if blocks is None:
         units = _longest_container(model)
@@ -81,8 +82,6 @@ def find_cuts(
 def _checked_names(model: nn.Module, blocks: Sequence[str]) -> tuple[str, ...]:
     names = tuple(blocks)
     known = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
-    if not names:
-        raise ValueError("blocks: expected at least one module name, got an empty list")
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"blocks: expected module names, got {name!r}")

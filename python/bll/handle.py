@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
+from torch.utils.hooks import RemovableHandle
 
 from bll.blocks import Block
 from bll.features import latents, select_logits
 from bll.feedback import ClassTable
-from bll.hooks import remove_hooks
+from bll.hooks import keep_cuts_last, remove_hooks
 from bll.locality import LocalityError, survey_blocks
 from bll.output import LocalOutput
 from bll.rules.base import Rule
@@ -58,7 +59,8 @@ class LocalLearning(nn.Module):
         self.label_smoothing = label_smoothing
         self.blocks = blocks
         self.ready = False
-        self.installed: list[Any] = []
+        self.root_hooks: list[RemovableHandle] = []
+        self.cut_hooks: list[RemovableHandle] = []
         self.messages = nn.ModuleList()
         if rule.local:
             for index in range(len(blocks) - 1):
@@ -99,6 +101,7 @@ class LocalLearning(nn.Module):
             return
         if not self.ready:
             self._survey(model, args, kwargs)
+        keep_cuts_last(self.cut_hooks)
         self._step = _Step(labels)
 
     def _survey(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 if TYPE_CHECKING:
     from bll.handle import LocalLearning
@@ -110,15 +111,26 @@ def check_labels(labels: Any) -> Tensor:
 
 def install_hooks(model: nn.Module, handle: LocalLearning, cuts: tuple[str, ...]) -> None:
     """Put the state into the model as `model.bll` and hook the root and the named modules."""
-    installed = [
+    handle.root_hooks = [
         model.register_forward_pre_hook(LabelsHook(handle, model), with_kwargs=True),
         model.register_forward_hook(OutputHook(handle)),
     ]
-    for index, name in enumerate(cuts):
-        hook = CutHook(handle, index)
-        installed.append(model.get_submodule(name).register_forward_hook(hook))
-    handle.installed = installed
+    handle.cut_hooks = [
+        model.get_submodule(name).register_forward_hook(CutHook(handle, index))
+        for index, name in enumerate(cuts)
+    ]
     model.add_module("bll", handle)
+
+
+def keep_cuts_last(installed: list[RemovableHandle]) -> None:
+    """Move the cuts behind hooks registered since, such as FSDP's.
+
+    Those must see the output that the local loss is taken on, before it is detached.
+    """
+    for handle in installed:
+        hooks = handle.hooks_dict_ref()
+        if hooks is not None and next(reversed(hooks)) != handle.id:
+            hooks.move_to_end(handle.id)
 
 
 def remove_hooks(model: nn.Module) -> None:
@@ -126,9 +138,9 @@ def remove_hooks(model: nn.Module) -> None:
     handle = wrapped_handle(model)
     if handle is None:
         return
-    for installed in handle.installed:
+    for installed in (*handle.root_hooks, *handle.cut_hooks):
         installed.remove()
-    handle.installed = []
+    handle.root_hooks, handle.cut_hooks = [], []
     delattr(model, "bll")
 
 

@@ -18,6 +18,8 @@ from bll.features import select_feature, select_logits
 from bll.rules.base import Rule
 from bll.trace import Call, Trace, run_traced
 
+_REENTRANT = "CheckpointFunctionBackward"
+
 
 class LocalityError(ValueError):
     """The model cannot be cut as asked, for the reason given; it is as it was."""
@@ -72,7 +74,14 @@ def _check_order(cuts: Sequence[str], reached: list[str]) -> None:
 def _describe(trace: Trace, cuts: Sequence[str], rule: Rule) -> tuple[Block, ...]:
     names = [*cuts, last_block_name(cuts)]
     features = [_feature(trace, index, name) for index, name in enumerate(names)]
+    if rule.cuts:
+        _check_checkpointing(names, features)
     reach = [_reached_parameters(trace.model, feature) for feature in features]
+    if trace.replayed and rule.local:
+        raise LocalityError(
+            f"blocks: {trace.replayed[0]!r} ends a block inside a checkpointed region, whose "
+            "recomputation would take its loss again; name the last module before or after it"
+        )
     for name, reached in zip(names, reach, strict=True):
         if not reached:
             raise LocalityError(f"blocks: block {name!r} is empty: its loss reaches no parameter")
@@ -96,6 +105,30 @@ def _describe(trace: Trace, cuts: Sequence[str], rule: Rule) -> tuple[Block, ...
             )
         )
     return tuple(blocks)
+
+
+def _check_checkpointing(names: list[str], features: list[Tensor]) -> None:
+    for name, feature in zip(names, features, strict=True):
+        if _REENTRANT in _graph_nodes(feature):
+            raise LocalityError(
+                f"blocks: block {name!r} uses reentrant checkpointing, which gives no gradient on "
+                "a detached input; use torch.utils.checkpoint with use_reentrant=False"
+            )
+
+
+def _graph_nodes(tensor: Tensor) -> set[str]:
+    """Names of the operations in a tensor's autograd graph."""
+    found = set()
+    waiting = [tensor.grad_fn]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        found.add(node.name())
+        waiting += [parent for parent, _ in node.next_functions]
+    return found
 
 
 def _feature(trace: Trace, index: int, name: str) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from bll.hooks import remove_hooks
 from bll.meta import meta_copy, prepare_for_trace, tensors_to_meta
@@ -42,6 +43,8 @@ class Trace:
         block_outputs: What each block returned, before any detach; the model's output last.
         handed_on: What each cut gave to the next block.
         calls: Calls of modules without children, in order.
+        replayed: Cuts called again after the pass, by checkpointing that recomputes them.
+        finished: Whether the forward pass is over.
     """
 
     model: nn.Module
@@ -49,6 +52,8 @@ class Trace:
     block_outputs: list[Any] = field(default_factory=list)
     handed_on: list[Any] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    replayed: list[str] = field(default_factory=list)
+    finished: bool = False
 
     def written_in_place(self, block: int) -> bool:
         """Whether a later block wrote into what this block handed on."""
@@ -83,15 +88,16 @@ def run_traced(
     Raises:
         Exception: Whatever the model raises on these inputs.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    # A checkpointed region is recomputed to its end, so that a cut inside it shows itself.
+    recompute_all = set_checkpoint_early_stop(False)
+    with torch.inference_mode(False), torch.enable_grad(), recompute_all:
         try:
             with torch.device("meta"):
                 inputs = tensors_to_meta((args, dict(kwargs)))
                 return analyse(_record(meta_copy(model), cuts, inputs, detach))
         except (RuntimeError, TypeError):
             with torch.random.fork_rng():
-                inputs = tree_map_only(Tensor, Tensor.clone, (args, dict(kwargs)))
-                return analyse(_record(copy.deepcopy(model), cuts, inputs, detach))
+                return analyse(_record(copy.deepcopy(model), cuts, (args, dict(kwargs)), detach))
 
 
 def _record(
@@ -103,20 +109,23 @@ def _record(
     remove_hooks(model)
     prepare_for_trace(model)
     trace = Trace(model)
-    handles = []
     for name, module in model.named_modules():
         if next(module.children(), None) is None:
-            hook = _CallRecorder(trace, name)
-            handles.append(module.register_forward_hook(hook, with_kwargs=True))
+            module.register_forward_hook(_CallRecorder(trace, name), with_kwargs=True)
         if name in cuts:
-            handles.append(module.register_forward_hook(_CutRecorder(trace, name, detach)))
-    try:
-        args, kwargs = inputs
-        trace.block_outputs.append(model(*args, **kwargs))
-    finally:
-        for handle in handles:
-            handle.remove()
+            module.register_forward_hook(_CutRecorder(trace, name, detach))
+    args, kwargs = tree_map_only(Tensor, _requiring_grad, inputs)
+    trace.block_outputs.append(model(*args, **kwargs))
+    trace.finished = True
     return trace
+
+
+def _requiring_grad(tensor: Tensor) -> Tensor:
+    # Reentrant checkpointing drops gradients without a word where no input requires one; this way
+    # it raises. The copy is no leaf, so the model may write into it.
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return tensor.clone()
+    return tensor.detach().requires_grad_().clone()
 
 
 class _CallRecorder:
@@ -125,6 +134,8 @@ class _CallRecorder:
         self.name = name
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if self.trace.finished:
+            return
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         self.trace.calls.append(Call(self.name, len(self.trace.cuts), inputs, outputs))
@@ -140,10 +151,13 @@ class _CutRecorder:
         # A copy is handed on, so that a later write in place neither hides in the block's own
         # graph nor breaks its gradient; the copy's version counter tells of the write.
         handed = tree_map_only(Tensor, self._hand_on, output)
+        if self.trace.finished:
+            self.trace.replayed.append(self.name)
+            return handed
         self.trace.cuts.append(self.name)
         self.trace.block_outputs.append(output)
         self.trace.handed_on.append(handed)
         return handed
 
     def _hand_on(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().clone() if self.detach else tensor.clone()
+        return _requiring_grad(tensor) if self.detach else tensor.clone()

@@ -1,6 +1,7 @@
 """Class tables, feature shapes, and how blocks are found."""
 
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -31,7 +32,7 @@ def test_values_depend_on_the_seed_alone():
     assert drawn[0].std() == pytest.approx(1 / 20, rel=0.1)
     wide = table(std=1.0)
     wide.materialize(400)
-    assert wide.table.std() == pytest.approx(1.0, rel=0.1)
+    assert wide.table.detach().std() == pytest.approx(1.0, rel=0.1)
     assert torch.equal(wide.bias, torch.zeros(5))
 
 
@@ -129,16 +130,14 @@ def test_automatic_blocks():
     assert find_cuts(Norms(), None) == ("4", "8")
     assert find_cuts(Tokens(depth=4), None) == ("layers.0", "layers.1", "layers.2")
     assert find_cuts(nn.Sequential(nn.Linear(2, 2)), None) == ()
+    assert find_cuts(mlp(), []) == ()
 
 
 def test_a_count_balances_its_cost():
     assert find_cuts(mlp(), 3) == ("1", "2")
     assert find_cuts(mlp(), 2) == ("1",)
     assert find_cuts(mlp(), 1) == ()
-    assert (
-        find_cuts(ResNet(), 4) == ("layer1.0", "layer2.0", "layer3.0")
-        or len(find_cuts(ResNet(), 4)) == 3
-    )
+    assert find_cuts(ResNet(), 5) == ("stem", "layer1.0", "layer2.0", "layer3.0")
     even = nn.Sequential(*(nn.Linear(4, 4) for _ in range(12)))
     assert find_cuts(even, 4) == ("2", "5", "8")
     assert find_cuts(even, 12) == tuple(str(i) for i in range(11))
@@ -166,6 +165,6 @@ def test_counts_are_the_best_possible():
         cuts = find_cuts(model, count, lambda unit, costs=costs: costs[int(unit.members[0])])
         ends = [int(name) + 1 for name in cuts]
         borders = [0, *ends, size]
-        runs = [costs[a:b] for a, b in zip(borders, borders[1:], strict=False)]
+        runs = [costs[a:b] for a, b in itertools.pairwise(borders)]
         assert len(runs) == count and all(runs)
         assert max(map(sum, runs)) == brute_force_peak(costs, count)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from wrap_nets import (
+    Checkpointed,
     Layer,
     Recurrent,
     ResNet,
@@ -85,6 +86,14 @@ def skip_to_functional_end():
     return UNet(functional_end=True)
 
 
+def reentrant():
+    return Checkpointed(reentrant=True)
+
+
+def checkpointed_cut():
+    return Checkpointed(region="second")
+
+
 def cells(*names):
     return lambda: Recurrent(names)
 
@@ -101,6 +110,8 @@ REFUSED = [
     ("wrong order", cells("cell", "other"), ["other", "cell"], ["execution order", "cell, other"]),
     ("empty last block", mlp, ["1", "3"], ["'output'", "empty"]),
     ("empty first block", mlp, ["0", "1"], ["'0'", "empty"]),
+    ("reentrant checkpointing", reentrant, ["second"], ["'second'", "use_reentrant=False"]),
+    ("cut in a checkpoint", checkpointed_cut, ["second"], ["'second'", "checkpointed region"]),
     ("unknown output object", Unpacking, ["first"], ["'first'", "Wrapper"]),
 ]
 
@@ -149,6 +160,14 @@ def test_rules_that_do_not_cut_take_skips_and_tied_weights(rule):
 def test_a_cut_where_one_tensor_carries_everything_is_taken():
     bll.wrap(seeded(UNet), ["enc"], num_classes=3, example=X)
     bll.wrap(seeded(ResNet), ["layer1", "layer2"], num_classes=3, example=torch.zeros(1, 1, 8, 8))
+
+
+def test_checkpointing_inside_a_block():
+    model = bll.wrap(seeded(Checkpointed), ["second"], num_classes=3, example=X)
+    plain = bll.wrap(seeded(lambda: Checkpointed("none")), ["second"], num_classes=3, example=X)
+    for wrapped in (model, plain):
+        wrapped(X, Y).loss.backward()
+    assert torch.equal(model.first[0].weight.grad, plain.first[0].weight.grad)
 
 
 def test_frozen_and_unused_parameters_belong_to_a_block():

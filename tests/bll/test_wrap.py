@@ -281,6 +281,17 @@ def test_a_model_that_reads_values_is_checked_on_a_copy():
     assert model(x, y).loss.requires_grad
 
 
+def test_hooks_registered_later_see_the_output_before_the_cut():
+    """As FSDP's must, which act when that output's gradient arrives."""
+    model = wrapped_resnet()
+    seen = []
+    model.layer1.register_forward_hook(lambda m, a, out: seen.append(out.requires_grad))
+    x, y = batch()
+    for _ in range(2):
+        model(x, y=y).loss.backward()
+    assert seen == [True, True]
+
+
 def test_channels_last_features():
     model = wrapped_resnet().to(memory_format=torch.channels_last)
     x, y = batch()

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 
 def seeded(make, seed=0):
@@ -153,6 +154,27 @@ class InPlace(nn.Module):
 
     def forward(self, x):
         return self.second(self.first(x))
+
+
+class Checkpointed(nn.Module):
+    """Recomputes its first module in the backward pass, or the one after it."""
+
+    def __init__(self, region="first", reentrant=False):
+        super().__init__()
+        self.region = region
+        self.reentrant = reentrant
+        self.first = nn.Sequential(nn.Linear(16, 16), nn.ReLU())
+        self.second = nn.Linear(16, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        for name in ("first", "second", "head"):
+            module = getattr(self, name)
+            if name == self.region:
+                x = checkpoint(module, x, use_reentrant=self.reentrant)
+            else:
+                x = module(x)
+        return x
 
 
 def snapshot(model):
