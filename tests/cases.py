@@ -86,7 +86,7 @@ def _fold(dense: Tensor, case: PairCase, shape: torch.Size, is_b: bool) -> Tenso
     """Gradient of the dense operand -> gradient of the operand the user gave."""
     if not is_b or case.labels is None:
         return dense.sum_to_size(shape)
-    rows = dense.reshape(-1, *shape[1:])
+    rows = dense.reshape(case.labels.numel(), *shape[1:])
     return torch.zeros(shape, dtype=rows.dtype).index_add(0, case.labels.long().flatten(), rows)
 
 

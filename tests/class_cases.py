@@ -84,10 +84,10 @@ def _sizes(case: ClassCase, operands: list[Tensor]) -> tuple[Tensor, list[Tensor
         return torch.tensor(1.0).double(), [1.0] * len(operands)
     family = case.family or OracleFamily("gaussian")
     extra = bias[0] if bias else None
-    scores = oracle.class_scores(latents, table, family, extra, case.normalize_message, case.tilt)
-    size = 1 + scores.abs().max().item()
-    if case.family is None:
-        size += (latents.abs().max() * table.abs().sum(-1).max()).item()
+    size = 1.0
+    for normalize in (False, True):  # the message's log-norm is a term of its own
+        scores = oracle.class_scores(latents, table, family, extra, normalize, case.tilt)
+        size += scores.abs().max().item()
     rows = max(scores[..., 0].numel(), 1)
     weight = torch.ones(()) if case.weight is None else case.weight.double().abs()
     each = weight.max().item() / (rows if case.reduction == "batchmean" else 1)
