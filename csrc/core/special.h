@@ -12,32 +12,39 @@ namespace bll {
 BLL_HD float magnitude(float x) { return ::fabsf(x); }
 BLL_HD double magnitude(double x) { return ::fabs(x); }
 
-// The two factors of e^x, `mantissa` in [0.7, 1.42] and a power of two given by its float bits.
-struct ExpParts {
-  float mantissa;
-  uint32_t power;
-};
-
-BLL_HD ExpParts exp_parts(float x) {
-  // Adding 1.5 * 2^23 rounds x / ln 2 to an integer n and leaves n in the low bits.
-  const float shifted = x * 1.44269504f + 12582912.0f;
-  const float n = shifted - 12582912.0f;
-  const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
-  float q = 1.381461275741458e-3f;
-  q = q * r + 8.368710055947304e-3f;
-  q = q * r + 4.166838899254799e-2f;
-  q = q * r + 1.666652113199234e-1f;
-  q = q * r + 4.999999403953552e-1f;
-  return {1.0f + (r + r * r * q), float_bits(shifted) << 23};
+// -x where `side` is positive, x where it is negative: a select that costs two bit operations.
+BLL_HD float mirror(float x, float side) {
+  return bits_float(float_bits(x) ^ (~float_bits(side) & 0x80000000u));
+}
+BLL_HD double mirror(double x, double side) {
+  return bits_double(double_bits(x) ^ (~double_bits(side) & 0x8000000000000000u));
 }
 
-// e^x for x <= 0; 0 below -87, where float runs out of normal numbers.
+// Whether mirror(., side) changes the sign: side > 0, or +0.
+BLL_HD bool mirrors(float side) { return static_cast<int32_t>(float_bits(side)) >= 0; }
+BLL_HD bool mirrors(double side) { return static_cast<int64_t>(double_bits(side)) >= 0; }
+
+// e^x / 2^(bias - 127) for -87 <= x, as far as the power of two is a float.
+BLL_HD float exp_biased(float x, float bias) {
+  // Adding 1.5 * 2^23 rounds x / ln 2 to an integer n and leaves n in the low bits.
+  const float magic = 12582912.0f + bias;
+  const float shifted = x * 1.44269504f + magic;
+  const float n = shifted - magic;
+  const float r = x - n * 0.693147181f;
+  const float r2 = r * r;
+  const float low = r * 1.666652113199234e-1f + 4.999999403953552e-1f;
+  const float high = r * 8.368710055947304e-3f + 4.166838899254799e-2f;
+  const float top = r2 * 1.381461275741458e-3f + high;
+  const float y = (r + 1.0f) + r2 * (r2 * top + low);
+  return y * bits_float(float_bits(shifted) << 23);
+}
+
+// e^x for x <= 0; never below e^-87, where float runs out of normal numbers.
 BLL_HD float exp_nonpositive(float x) {
 #if defined(__CUDA_ARCH__)
   return expf(x);
 #else
-  const ExpParts y = exp_parts(x);
-  return x < -87.0f ? 0.0f : y.mantissa * bits_float(y.power + (127u << 23));
+  return exp_biased(x < -87.0f ? -87.0f : x, 127.0f);
 #endif
 }
 
@@ -49,9 +56,8 @@ BLL_HD float exp_any(float x) {
   return expf(x);
 #else
   // Half the power, then twice the product: 2^128 itself is no float.
-  const ExpParts y = exp_parts(x);
-  const float e = y.mantissa * bits_float(y.power + (126u << 23)) * 2.0f;
-  return x < -86.0f ? 0.0f : x > 88.72283f ? HUGE_VALF : e;
+  const float y = exp_biased(x, 126.0f) * 2.0f;
+  return x < -86.0f ? 0.0f : x > 88.72283f ? HUGE_VALF : y;
 #endif
 }
 
@@ -59,13 +65,11 @@ BLL_HD double exp_any(double x) { return ::exp(x); }
 
 // e^x - 1 for |x| <= 1/2 (any x in double).
 BLL_HD float expm1_small(float x) {
-  float q = 1.9849810632877052e-4f;
-  q = q * x + 1.3996176421642303e-3f;
-  q = q * x + 8.333578705787659e-3f;
-  q = q * x + 4.166536033153534e-2f;
-  q = q * x + 1.66666641831398e-1f;
-  q = q * x + 5.000000596046448e-1f;
-  return x + x * x * q;
+  const float x2 = x * x;
+  const float low = x * 1.666613519191742e-1f + 4.999998211860657e-1f;
+  const float high = x * 8.402394130825996e-3f + 4.166897013783455e-2f;
+  const float top = x2 * 1.3875731965526938e-3f + high;
+  return x + x2 * (x2 * top + low);
 }
 
 BLL_HD double expm1_small(double x) { return ::expm1(x); }
