@@ -17,7 +17,12 @@ Record = dict[str, Any]
 
 
 def capture(trainer: Trainer) -> tuple[Tensors, Record]:
-    """Everything the rest of the run depends on."""
+    """Everything the rest of the run depends on.
+
+    Returns:
+        Tensors by name and values JSON can hold. The tensors are the trainer's own: write or copy
+        them before it makes another step.
+    """
     sampler = trainer.sampler.state()
     tensors: Tensors = {f"model/{key}": x for key, x in trainer.model.state_dict().items()}
     optimizer = trainer.optimizer.state_dict()
@@ -69,6 +74,8 @@ def restore(trainer: Trainer, tensors: Mapping[str, torch.Tensor], record: Recor
         torch.set_rng_state(tensors["random/cpu"])
     except KeyError as error:
         raise CheckpointError(f"checkpoint: expected an entry {error}, it is missing") from error
+    except (IndexError, TypeError) as error:
+        raise CheckpointError(f"checkpoint: not that of a training run: {error}") from error
 
 
 def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
@@ -97,8 +104,13 @@ def _restore_optimizer(trainer: Trainer, saved: Tensors, record: Record) -> None
     state: dict[int, dict[str, Any]] = {
         int(index): dict(values) for index, values in record["optimizer_state"].items()
     }
+    parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
     for name, tensor in saved.items():
         index, entry = name.split("/", 1)
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:
+            # A fused optimiser walks parameter and state in memory order: layouts must agree.
+            tensor = torch.empty_like(parameter).copy_(tensor)
         state.setdefault(int(index), {})[entry] = tensor
     groups = []
     for group in record["optimizer_groups"]:
