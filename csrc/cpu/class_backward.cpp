@@ -1,0 +1,162 @@
+// Gradients of the class loss from its residual. Work items are blocks of rows times latents; a
+// block owns its part of grad_a, and blocks of other rows add to the table in a second stage.
+#include <cstring>
+#include <vector>
+
+#include "cpu/class_problem.h"
+
+namespace bll::cpu {
+
+namespace {
+
+// Rows of one block: enough blocks for many rows, a bounded number of partial tables.
+constexpr int64_t kBlockRows = 1024;
+constexpr int64_t kMaximumBlocks = 16;
+
+template <class Real>
+struct Backward {
+  const ClassArgs& args;
+  ClassProblem<Real> problem;
+  ParallelFor parallel_for;
+  ClassPath path;
+  int64_t rows, classes, width, planes;
+  int64_t block_rows, row_blocks, latents;  // latents of one block
+  const Real* coefficients;                 // residual * grad
+  std::unique_ptr<Real[]> scaled;
+  std::unique_ptr<Real[]> partial;  // [row_blocks, classes, planes, width]
+  std::vector<double> totals;       // sum of each class's coefficients
+
+  Backward(const ClassArgs& class_args, ParallelFor loop)
+      : args(class_args), problem(class_args), parallel_for(loop) {
+    path = prepare(problem, parallel_for);
+    rows = args.a.count;
+    classes = problem.classes;
+    width = problem.width;
+    planes = problem.planes;
+    block_rows = std::max(kBlockRows, (rows + kMaximumBlocks - 1) / kMaximumBlocks);
+    row_blocks = (rows + block_rows - 1) / block_rows;
+    latents = block_latents();
+  }
+
+  int64_t block_latents() const {
+    if (path == ClassPath::kGeneric) return generic_tile(problem);
+    if (path == ClassPath::kBernoulli) return kPanelStep;
+    const int64_t fitting = kPanelElements / classes / kPanelStep * kPanelStep;
+    return std::min(std::max(fitting, kPanelStep), 4 * kPanelStep);
+  }
+
+  void weigh_residual() {
+    const Real* residual = static_cast<const Real*>(args.residual);
+    const Real* grad = static_cast<const Real*>(args.grad);
+    coefficients = residual;
+    if (!grad) return;
+    scaled.reset(new Real[rows * classes]);
+    coefficients = scaled.get();
+    const bool per_row = args.reduction == Reduction::kNone;
+    for (int64_t i = 0; i < rows; ++i) {
+      const Real factor = grad[per_row ? i : 0];
+      for (int64_t c = 0; c < classes; ++c) {
+        scaled[i * classes + c] = factor * residual[i * classes + c];
+      }
+    }
+  }
+
+  void sum_classes() {
+    totals.assign(classes, 0.0);
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t c = 0; c < classes; ++c) {
+        totals[c] += static_cast<double>(coefficients[i * classes + c]);
+      }
+    }
+  }
+
+  void run_blocks() {
+    const ClassKernels<Real>& kernels = class_kernels<Real>();
+    const auto gradients = path == ClassPath::kLinear      ? kernels.linear_gradients
+                           : path == ClassPath::kBernoulli ? kernels.bernoulli_gradients
+                                                           : generic_gradients<Real>;
+    const int64_t size = classes * planes * width;
+    if (args.grad_table) partial.reset(new Real[row_blocks * size]());
+    const int64_t steps = (width + latents - 1) / latents;
+    parallel(parallel_for, row_blocks * steps, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t block = item / steps, from = item % steps * latents;
+        LatentBlock here{block * block_rows, std::min((block + 1) * block_rows, rows), from,
+                         std::min(latents, width - from)};
+        Real* sums = args.grad_table ? partial.get() + block * size : nullptr;
+        gradients(problem, here, coefficients + here.row_begin * classes, sums);
+      }
+    });
+  }
+
+  // d s / d b of what does not depend on a, for one class; `message` is [width].
+  void message_gradient(int64_t c, Real* message) const {
+    const Real* b = problem.table + c * problem.table_stride;
+    if (needs_message_terms(problem)) {
+      double log_norm;
+      message_terms(problem, c, &log_norm, message);
+      for (int64_t j = 0; j < width; ++j) message[j] = -message[j];
+    } else {
+      const Real slope = static_cast<Real>(2 * problem.square);
+      for (int64_t j = 0; j < width; ++j) message[j] = slope * b[j];
+    }
+  }
+
+  void finish_table() {
+    const bool message = needs_message_terms(problem) || problem.square != 0;
+    const double tilt = args.family.tilt;
+    const Real scale = static_cast<Real>(path == ClassPath::kLinear      ? problem.scale
+                                         : path == ClassPath::kBernoulli ? tilt
+                                                                         : 1.0);
+    const TileKernels<Real>& kernels = tile_kernels<Real>();
+    parallel(parallel_for, classes, 1, [&](int64_t begin, int64_t end) {
+      std::vector<Real> sum(planes * width), constant(message ? width : 0);
+      for (int64_t c = begin; c < end; ++c) {
+        std::fill(sum.begin(), sum.end(), Real(0));
+        for (int64_t block = 0; block < row_blocks; ++block) {
+          const Real* from = partial.get() + (block * classes + c) * planes * width;
+          kernels.add(from, sum.data(), planes * width);
+        }
+        for (Real& x : sum) x *= scale;
+        if (message) {
+          message_gradient(c, constant.data());
+          const Real total = static_cast<Real>(totals[c]);
+          for (int64_t j = 0; j < width; ++j) sum[j] += total * constant[j];
+        }
+        store_row(sum.data(), c);
+      }
+    });
+  }
+
+  void store_row(const Real* from, int64_t c) {
+    const DType dtype = args.table.dtype;
+    void* to = advance(args.grad_table, dtype, c * planes * width);
+    if (element_size(dtype) == 2) {
+      store_tile(tile_kernels<Real>(), from, to, dtype, planes * width);
+    } else {
+      std::memcpy(to, from, planes * width * sizeof(Real));
+    }
+  }
+
+  void run() {
+    weigh_residual();
+    if (args.grad_table || args.grad_bias) sum_classes();
+    if (args.grad_a || args.grad_table) run_blocks();
+    if (args.grad_table) finish_table();
+    if (!args.grad_bias) return;
+    Real* bias = static_cast<Real*>(args.grad_bias);
+    for (int64_t c = 0; c < classes; ++c) bias[c] = static_cast<Real>(totals[c]);
+  }
+};
+
+}  // namespace
+
+void class_loss_backward(const ClassArgs& args, ParallelFor parallel_for) {
+  if (args.a.dtype == DType::kFloat64) {
+    Backward<double>(args, parallel_for).run();
+  } else {
+    Backward<float>(args, parallel_for).run();
+  }
+}
+
+}  // namespace bll::cpu
