@@ -30,7 +30,7 @@ BLL_HD float exp_biased(float x, float bias) {
   const float magic = 12582912.0f + bias;
   const float shifted = x * 1.44269504f + magic;
   const float n = shifted - magic;
-  const float r = x - n * 0.693147181f;
+  const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;  // n ln 2 in two exact steps
   const float r2 = r * r;
   const float low = r * 1.666652113199234e-1f + 4.999999403953552e-1f;
   const float high = r * 8.368710055947304e-3f + 4.166838899254799e-2f;
