@@ -6,7 +6,7 @@ out.loss.backward()
 """
 
 from bll.blocks import Block
-from bll.feedback import ClassTable
+from bll.feedback import ClassTable, Message
 from bll.handle import LocalLearning
 from bll.locality import LocalityError
 from bll.optim import param_groups
@@ -22,6 +22,7 @@ __all__ = [
     "LocalLearning",
     "LocalOutput",
     "LocalityError",
+    "Message",
     "Rule",
     "__version__",
     "get_rule",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,37 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 
-class ClassTable(nn.Module):
+class Message(nn.Module, ABC):
+    """What one block is told about the class, made before the block's shapes are known."""
+
+    @property
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether the tensors have their shapes."""
+
+    @abstractmethod
+    def materialize(
+        self,
+        width: int,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Give the tensors their shapes and values; parameters stay the same objects.
+
+        Args:
+            width: Number of latents D.
+            device: Where to put them; None: where they are.
+            dtype: Their data type; None: the one they have.
+        """
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the messages, for reports; only once `ready`."""
+
+
+class ClassTable(Message):
     """One message per class: a table [C, D] of natural parameters, and a class bias [C].
 
     The direct feedback of the method (docs/method.md): a linear map from the one-hot label to the
@@ -58,6 +89,11 @@ class ClassTable(nn.Module):
         """Whether the tensors have their shapes."""
         return not is_lazy(self.table) and self.table.shape[1] > 0
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, D)."""
+        return tuple(self.table.shape)
+
     def materialize(
         self,
         width: int,
@@ -65,13 +101,7 @@ class ClassTable(nn.Module):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Give the tensors their shapes and values; parameters stay the same objects.
-
-        Args:
-            width: Number of latents D.
-            device: Where to put them; None: where they are.
-            dtype: Their data type; None: the one they have.
-        """
+        """Give the tensors their shapes and draw them anew; see `Message.materialize`."""
         # A first forward under inference_mode must not make parameters that cannot be trained.
         with torch.inference_mode(False), torch.no_grad():
             if isinstance(self.table, UninitializedParameter):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from bll.blocks import Block
 from bll.features import latents, select_logits
-from bll.feedback import ClassTable
+from bll.feedback import Message
 from bll.hooks import keep_cuts_last, remove_hooks
 from bll.locality import LocalityError, survey_blocks
 from bll.output import LocalOutput
@@ -81,12 +81,19 @@ class LocalLearning(nn.Module):
     def complete(self, blocks: tuple[Block, ...], model: nn.Module) -> None:
         """Take the surveyed blocks and give the message modules their shapes."""
         parameters = dict(model.named_parameters())
-        for block, message in zip(blocks, self.messages, strict=False):
-            if isinstance(message, ClassTable) and block.feature and not message.ready:
-                device = parameters[block.parameters[-1]].device
-                message.materialize(block.feature.width, device=device, dtype=block.feature.dtype)
+        for block, message in zip(blocks, self._messages(), strict=False):
+            if message is None or message.ready or block.feature is None:
+                continue
+            owned = block.parameters[-1:]
+            device = parameters[owned[0]].device if owned else None
+            message.materialize(block.feature.width, device=device, dtype=block.feature.dtype)
         self.blocks = blocks
         self.ready = True
+
+    def _messages(self) -> list[Message | None]:
+        """Return the message of each block; the last has none."""
+        found = [cast(Message, message) for message in self.messages]
+        return [*found, *[None] * (len(self.blocks) - len(found))]
 
     def begin(
         self,
@@ -137,7 +144,7 @@ class LocalLearning(nn.Module):
         if block.feature is None:
             raise RuntimeError(f"block {block.name!r} has no feature to take a local loss on")
         feature = latents(output, block.feature)
-        message = self.messages[index] if len(self.messages) else None
+        message = self._messages()[index]
         labels = labels.to(feature.device, non_blocking=True)
         return self.rule.loss(feature, labels, message, block.feature.pool)
 
@@ -183,11 +190,8 @@ class LocalLearning(nn.Module):
     def table(self) -> list[dict[str, Any]]:
         """Return one plain record per block: what `summary` prints."""
         rows = []
-        for index, block in enumerate(self.blocks):
-            message = self.messages[index] if index < len(self.messages) else None
-            table_shape: list[int] = []
-            if isinstance(message, ClassTable) and message.ready:
-                table_shape = list(message.table.shape)
+        for block, message in zip(self.blocks, self._messages(), strict=True):
+            message_shape = list(message.shape) if message is not None and message.ready else []
             rows.append(
                 {
                     "block": block.name,
@@ -195,7 +199,7 @@ class LocalLearning(nn.Module):
                     "output_shape": list(block.output_shape),
                     "activation_bytes": block.activation_bytes,
                     "pool": list(block.feature.pool or ()) if block.feature else [],
-                    "message_shape": table_shape,
+                    "message_shape": message_shape,
                     "hands_on": "copy" if block.hands_on_copy else "output",
                     "loss": self.rule.name
                     if block.cut and self.rule.local

@@ -35,9 +35,10 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, feedback: bool = Tru
     for name in _shapeless(model):
         raise ValueError(f"model: {name!r} has no shape yet; run one forward pass, then save")
     tensors: dict[str, Tensor] = {}
-    for name, first in _first_names(model.state_dict(keep_vars=True)).items():
+    entries = model.state_dict(keep_vars=True)
+    for name, first in _first_names(entries).items():
         if name == first and (feedback or not name.startswith(_PREFIX)):
-            tensors[name] = model.state_dict()[name].detach().contiguous()
+            tensors[name] = entries[name].detach().contiguous()
     _write_atomically(Path(path), serialise(tensors))
 
 

@@ -189,10 +189,30 @@ def test_label_smoothing_is_the_last_blocks():
     assert torch.equal(losses[0].block_losses["1"], losses[1].block_losses["1"])
 
 
+class Offset(bll.Message):
+    """One learned number per class."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(num_classes))
+        self.width = None
+
+    @property
+    def ready(self):
+        return self.width is not None
+
+    @property
+    def shape(self):
+        return tuple(self.offset.shape)
+
+    def materialize(self, width, *, device=None, dtype=None):
+        self.width = width
+
+
 def test_a_rule_of_ones_own():
     class Sum(bll.Rule):
         name = "sum"
-        reads = frozenset({"output", "label"})
+        reads = frozenset({"output", "label", "feedback"})
         cuts = True
         local = True
 
@@ -202,11 +222,17 @@ def test_a_rule_of_ones_own():
         def feature_spec(self, feature):
             return BllRule().feature_spec(feature)
 
+        def make_message(self, num_classes, seed, device):
+            return Offset(num_classes)
+
         def loss(self, feature, labels, message, pool):
-            return (feature.sum(dim=1) - labels).square().mean()
+            return (feature.sum(dim=1) - message.offset[labels]).square().mean()
 
     x, y = data()
     model = bll.wrap(seeded(two_blocks), num_classes=3, rule=Sum(), example=x)
     out = model(x, y)
     out.loss.backward()
-    assert model[0][0].weight.grad is not None and not list(model.bll.parameters())
+    assert model[0][0].weight.grad is not None
+    assert model.bll.messages[0].offset.grad is not None
+    assert model.bll.messages[0].width == 8
+    assert model.bll.table()[0]["message_shape"] == [3]

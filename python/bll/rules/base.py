@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bll.features import FeatureSpec, Pool
+from bll.feedback import Message
 
 
 class Rule(ABC):
@@ -41,13 +42,13 @@ class Rule(ABC):
 
     def make_message(
         self, num_classes: int, seed: int, device: torch.device | None
-    ) -> nn.Module | None:
-        """Return a fresh, shapeless message module for one block, or None if the rule has none."""
+    ) -> Message | None:
+        """Return a fresh message for one block, still without shapes, or None if there is none."""
         return None
 
     @abstractmethod
     def loss(
-        self, feature: Tensor, labels: Tensor, message: nn.Module | None, pool: Pool | None
+        self, feature: Tensor, labels: Tensor, message: Message | None, pool: Pool | None
     ) -> Tensor:
         """Return the local loss of one block, 0-dim, averaged over the batch.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import bll_kernels
 from bll.features import Pool
+from bll.feedback import Message
 from bll.rules.message import MessageRule
 from bll_kernels.families import Family
 
@@ -41,7 +42,7 @@ class BllKlRule(MessageRule):
             )
 
     def loss(
-        self, feature: Tensor, labels: Tensor, message: nn.Module | None, pool: Pool | None
+        self, feature: Tensor, labels: Tensor, message: Message | None, pool: Pool | None
     ) -> Tensor:
         """Return the KL divergence of one block, summed over latents, 0-dim."""
         table = self._class_table(message)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from bll.features import Pool
+from bll.feedback import Message
 from bll.rules.base import Rule
 from bll.rules.bll import BllRule
 
@@ -26,10 +27,10 @@ class BpRule(Rule):
         return {"rule": self.name, "family": None}
 
     def loss(
-        self, feature: Tensor, labels: Tensor, message: nn.Module | None, pool: Pool | None
+        self, feature: Tensor, labels: Tensor, message: Message | None, pool: Pool | None
     ) -> Tensor:
         """Raise: only the last block of this rule has a loss."""
-        raise NotImplementedError("rule 'bp' has no local loss")
+        raise RuntimeError("rule 'bp' has no local loss")
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import bll_kernels
 from bll.features import FeatureSpec, Pool, feature_spec
-from bll.feedback import ClassTable
+from bll.feedback import ClassTable, Message
 from bll.rules.base import Rule
 from bll_kernels.families import Family, get_family
 
@@ -101,7 +101,7 @@ class MessageRule(Rule):
             return feature * self.feature_gain, None
         return bll_kernels.grid_pool(feature, *pool) * self.feature_gain, None
 
-    def _class_table(self, message: nn.Module | None) -> ClassTable:
+    def _class_table(self, message: Message | None) -> ClassTable:
         if not isinstance(message, ClassTable):
             raise TypeError(f"message: expected a ClassTable, got {type(message).__name__}")
         return message
