@@ -269,6 +269,22 @@ def test_nothing_in_nothing_out(backend: str, family: str, shape: tuple[int, ...
         assert da.shape == a.shape and (dtable == 0).all()
 
 
+@pytest.mark.parametrize("family", oracle.FAMILIES)
+def test_a_table_nobody_read_has_zero_gradient(backend: str, family: str) -> None:
+    member = OracleFamily(family)
+    inner = (2, 4) if member.planes == 2 else (4,)
+    labels = torch.zeros(0, dtype=torch.int64)
+    for twin in (bk.posterior_kl_value_and_grad, bk.evidence_loss_value_and_grad):
+        value, (grad,) = twin(
+            torch.zeros(0, *inner),
+            torch.ones(3, *inner),
+            package_family(member),
+            labels=labels,
+            wrt=("b",),
+        )
+        assert value == 0 and grad.shape == (3, *inner) and (grad == 0).all()
+
+
 def test_one_row_without_a_batch(backend: str) -> None:
     """A 1-D a has batch shape (): one row."""
     row, b = A[0], TABLE[0]

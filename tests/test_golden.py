@@ -22,8 +22,8 @@ ABSOLUTE = {torch.float64: 1e-14, torch.float32: 1e-6}
 def check(got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype, scale: torch.Tensor) -> None:
     limit = RELATIVE[dtype] * want.abs() + ABSOLUTE[dtype] * scale
     error = (got.double() - want).abs()
-    # The tables write zero below 1e-100; float32 stops at its smallest normal number.
-    wrong = ~(error <= limit + max(torch.finfo(dtype).smallest_normal, 1e-99))
+    # The tables write zero below 1e-100; float32 exponentials stop near its smallest normal.
+    wrong = ~(error <= limit + max(4 * torch.finfo(dtype).smallest_normal, 1e-99))
     assert not wrong.any(), [
         (int(i), got.flatten()[i].item(), want.flatten()[i].item())
         for i in wrong.flatten().nonzero()[:5, 0]
