@@ -6,8 +6,7 @@ With r = a + b, p = softmax(a), q = softmax(r), everything per group:
     KL(alpha || rho)  = A(r) - A(a) - E_p b       d/da stopped: -p (b - E_p b)
     -log E_alpha beta = -[A(r) - A(a)]            d/da: p - q           d/db: -q
 
-Groups whose message varies by less than one use forms without cancellation; see "Numerics" in
-docs/method.md.
+The forms below avoid differences of nearly equal numbers; see "Numerics" in docs/method.md.
 """
 
 from __future__ import annotations
@@ -28,13 +27,40 @@ def _weighted(p: Tensor, x: Tensor) -> Tensor:
     return torch.where(p > 0, p * x, p * 0)
 
 
-def _kl(p: Tensor, c: Tensor, direct: Tensor, direct_grad: Tensor, small: Tensor) -> PairTerms:
-    """KL(EF(h) || EF(h - c)) and its derivative by h; p = softmax(h), E_p c = 0."""
-    near = torch.where(small, c, 0)
-    u = _sum(p * excess(near))
-    value = torch.where(small, torch.log1p(u), direct.clamp_min(0))
-    series = p * (excess(near) - torch.exp(-near) * u / (1 + u))
-    return PairTerms(value, torch.where(small, series, direct_grad), _weighted(p, c))
+def _tilt_form(p: Tensor, c: Tensor, loss: str) -> PairTerms:
+    """From alpha's probabilities and the centred message c, E_alpha[c] = 0: no cancellation."""
+    x, rest = torch.expm1(c), excess(-c)  # e^c - 1, e^c - 1 - c
+    surplus = _sum(p * rest)  # E_alpha[e^c] - 1
+    log_mean = torch.log1p(surplus)
+    q = p / (1 + surplus)
+    if loss == "evidence":
+        return PairTerms(-log_mean, q * (surplus - x), -q * (1 + x))
+    if loss == "reverse_kl":
+        return PairTerms(log_mean, -p * c, q * (x - surplus))
+    if loss == "reverse_kl_full":
+        return PairTerms(log_mean, q * (rest - surplus - c * surplus), q * (x - surplus))
+    mean = _sum(p * x * c) / (1 + surplus)  # E_rho[c]
+    stopped = q * (surplus - x)
+    full = q * (x * c - rest + surplus - (1 + x) * mean)
+    value = (mean - log_mean).clamp_min(0)
+    return PairTerms(value, stopped if loss == "kl" else full, q * (1 + x) * (c - mean))
+
+
+def _direct_form(a: Tensor, b: Tensor, p: Tensor, centre: Tensor, loss: str) -> PairTerms:
+    """From both probabilities, for messages that amplify an element beyond e^32."""
+    q = torch.softmax(a + b, -1)
+    log_mean = torch.logsumexp(a + b, -1, True) - torch.logsumexp(a, -1, True) - centre
+    c = b - centre
+    if loss == "evidence":
+        return PairTerms(-log_mean, p - q, -q)
+    if loss in ("reverse_kl", "reverse_kl_full"):
+        pulled = _weighted(p, c)
+        grad_a = -pulled if loss == "reverse_kl" else q - p - pulled
+        return PairTerms(log_mean.clamp_min(0), grad_a, q - p)
+    mean = _sum(_weighted(q, c))
+    pulled = _weighted(q, c - mean)
+    grad_a = p - q if loss == "kl" else pulled + p - q
+    return PairTerms((mean - log_mean).clamp_min(0), grad_a, pulled)
 
 
 class Categorical(NaturalMessage):
@@ -54,28 +80,20 @@ class Categorical(NaturalMessage):
         )
 
     def _pair(self, a: Tensor, b: Tensor, loss: str) -> PairTerms:
-        top = b.amax(-1, keepdim=True)
-        b = b - top
-        p, q = torch.softmax(a, -1), torch.softmax(a + b, -1)
-        small = b.amin(-1, keepdim=True) > -1
-        x = torch.where(small, torch.expm1(b), 0)
-        m = _sum(p * x)
-        log_ratio = torch.logsumexp(a + b, -1, True) - torch.logsumexp(a, -1, True)
-        log_evidence = torch.where(small, torch.log1p(m), log_ratio)  # without `top`
-        stopped = torch.where(small, p * (m - x) / (1 + m), p - q)
+        p = torch.softmax(a, -1)
+        # Messages count from that of alpha's likeliest element, so that their mean keeps its
+        # digits when alpha is all but certain.
+        anchor = b.gather(-1, a.argmax(-1, keepdim=True))
+        message = b - anchor
+        centre = _sum(_weighted(p, message))
+        c = message - centre
+        tame = c.amax(-1, keepdim=True) <= 32
+        tilt = _tilt_form(p, torch.where(tame, c, 0), loss)
+        direct = _direct_form(a, message, p, centre, loss)
+        value, grad_a, grad_b = (torch.where(tame, x, y) for x, y in zip(tilt, direct, strict=True))
         if loss == "evidence":
-            return PairTerms(-(log_evidence + top), stopped, -q)
-        if loss in ("kl", "kl_full"):
-            mean = _sum(_weighted(q, b))
-            c = b - mean
-            terms = _kl(q, c, mean - log_ratio, _weighted(q, c) + p - q, small)
-            return terms if loss == "kl_full" else terms._replace(grad_a=stopped)
-        mean = _sum(_weighted(p, b))
-        c = mean - b
-        terms = _kl(p, c, log_ratio - mean, q - p + _weighted(p, c), small)
-        if loss == "reverse_kl_full":
-            return terms._replace(grad_b=-stopped)
-        return terms._replace(grad_a=_weighted(p, c))
+            value = value - (anchor + centre)
+        return PairTerms(value, grad_a, grad_b)
 
     def message_log_norm(self, b: Tensor, *, group: int) -> LogNorm:
         """logsumexp and softmax per group."""
