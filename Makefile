@@ -1,0 +1,47 @@
+# The commands of the house. Each makes or reuses an environment first: see tools/environment.sh.
+#   make test                  everything this machine can run, but what is marked slow
+#   make test SLOW=1           with what is marked slow
+#   make TORCH=torch==2.12.0   the torch to install where none is found
+
+TORCH ?= torch==2.13.0
+SLOW ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long lint bench clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+	@echo "targets: demo test test-long lint bench clean"
+
+demo:
+	@python=$$(sh tools/environment.sh train "$(TORCH)") && \
+	"$$python" -m bll train --dataset digits --model mlp --blocks 4 --rule bll --epochs 20 \
+	    --batch-size 64 --seed 0 --out runs/demo --overwrite && \
+	echo "pictures: runs/demo/curves.png   numbers: runs/demo/summary.json"
+
+test:
+	@python=$$(sh tools/environment.sh test "$(TORCH)") && \
+	sh tools/core_tests.sh && \
+	BLL_REQUIRE="$$(sh tools/required_backends.sh)" \
+	    "$$python" -m pytest $(if $(SLOW),,-m "not slow") $(ARGS)
+
+test-long:
+	@mkdir -p runs
+	@python=$$(sh tools/environment.sh test "$(TORCH)") && \
+	{ date -u; git rev-parse HEAD; \
+	  HYPOTHESIS_PROFILE=long BLL_REQUIRE="$$(sh tools/required_backends.sh)" \
+	    "$$python" -m pytest --timeout 7200 $(ARGS) && echo "exit 0" || echo "failed"; } 2>&1 | \
+	tee runs/test-long.log
+	@tail -n 1 runs/test-long.log | grep -qx "exit 0"
+
+lint:
+	@python=$$(sh tools/environment.sh dev "$(TORCH)") && sh tools/lint.sh "$$python"
+
+bench:
+	@python=$$(sh tools/environment.sh test "$(TORCH)") && "$$python" -m pytest bench -k cpu $(ARGS)
+
+clean:
+	rm -rf build dist runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	rm -f bll_kernels/_C*.so bll_kernels/_core*.so bll_kernels/_build_info.json
