@@ -15,7 +15,7 @@ check() {
 tool() { "$python" -c "import sysconfig; print(sysconfig.get_path('scripts') + '/$1')"; }
 
 check "ruff check" "$python" -m ruff check .
-check "ruff format" "$python" -m ruff format --check .
+check "ruff format" "$python" -m ruff format --check bll_kernels python tests bench examples tools setup.py
 check "mypy --strict" "$python" -m mypy
 sources=$(find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu')
 # shellcheck disable=SC2086  # one word per file
