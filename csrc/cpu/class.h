@@ -7,9 +7,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
 
 #include "cpu/api.h"
+#include "cpu/buffer.h"
 #include "cpu/isa.h"
 #include "cpu/tile.h"
 
@@ -21,14 +21,14 @@ struct ClassProblem {
   int64_t classes, width, planes;
   const Real* table;  // rows of `table_stride`, planes `table_plane` apart
   int64_t table_stride, table_plane;
-  std::unique_ptr<Real[]> converted;  // the table, where it is of a half type
+  Buffer<Real> converted;  // the table, where it is of a half type
 
   // Gaussian families: s_ic = scale * a_i.b_c + offset_c, offset_c = square * |b_c|^2 + bias_c.
   double scale = 0, square = 0;
 
   // Bernoulli: expm1 and exp of the (tilted) messages, rows of `width`, and how many factors of a
   // likelihood ratio can be multiplied before their product could leave the range of Real.
-  std::unique_ptr<Real[]> expm1_table, exp_table;
+  Buffer<Real> expm1_table, exp_table;
   int64_t factors = 0;
   bool small_messages = false;  // |b| <= 1: ratios minus one are multiplied instead
 
@@ -69,7 +69,7 @@ struct ClassKernels {
   void (*bernoulli_row)(ClassProblem<Real>& problem, int64_t row);
   void (*bernoulli_logits)(const ClassProblem<Real>& problem, int64_t row_begin, int64_t row_end,
                            double* logits);
-  // Adds to table_sums the sums over rows of coefficient * mu(a + b).
+  // Adds to table_sums the sums over rows of coefficient * d s / d b.
   void (*bernoulli_gradients)(const ClassProblem<Real>& problem, const LatentBlock& block,
                               const Real* coefficients, Real* table_sums);
   // sum of x * y
@@ -97,8 +97,8 @@ void generic_logits(const ClassProblem<Real>& problem, int64_t row_begin, int64_
 template <class Real>
 void generic_gradients(const ClassProblem<Real>& problem, const LatentBlock& block,
                        const Real* coefficients, Real* table_sums);
-// A(b) - A(0) of a class's (tilted) message and, unless null, its gradient to b.
+// A(b) - A(0) of a class's (tilted) message.
 template <class Real>
-void message_terms(const ClassProblem<Real>& problem, int64_t row, double* log_norm, Real* mean);
+double message_log_norm(const ClassProblem<Real>& problem, int64_t row);
 
 }  // namespace bll::cpu

@@ -22,9 +22,9 @@ struct Backward {
   int64_t rows, classes, width, planes;
   int64_t block_rows, row_blocks, latents;  // latents of one block
   const Real* coefficients;                 // residual * grad
-  std::unique_ptr<Real[]> scaled;
-  std::unique_ptr<Real[]> partial;  // [row_blocks, classes, planes, width]
-  std::vector<double> totals;       // sum of each class's coefficients
+  Buffer<Real> scaled;
+  Buffer<Real> partial;        // [row_blocks, classes, planes, width]
+  std::vector<double> totals;  // sum of each class's coefficients
 
   Backward(const ClassArgs& class_args, ParallelFor loop)
       : args(class_args), problem(class_args), parallel_for(loop) {
@@ -50,7 +50,7 @@ struct Backward {
     const Real* grad = static_cast<const Real*>(args.grad);
     coefficients = residual;
     if (!grad) return;
-    scaled.reset(new Real[rows * classes]);
+    scaled = Buffer<Real>(rows * classes);
     coefficients = scaled.get();
     const bool per_row = args.reduction == Reduction::kNone;
     for (int64_t i = 0; i < rows; ++i) {
@@ -76,7 +76,10 @@ struct Backward {
                            : path == ClassPath::kBernoulli ? kernels.bernoulli_gradients
                                                            : generic_gradients<Real>;
     const int64_t size = classes * planes * width;
-    if (args.grad_table) partial.reset(new Real[row_blocks * size]());
+    if (args.grad_table) {
+      partial = Buffer<Real>(row_blocks * size);
+      std::fill(partial.get(), partial.get() + row_blocks * size, Real(0));
+    }
     const int64_t steps = (width + latents - 1) / latents;
     parallel(parallel_for, row_blocks * steps, 1, [&](int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) {
@@ -89,28 +92,16 @@ struct Backward {
     });
   }
 
-  // d s / d b of what does not depend on a, for one class; `message` is [width].
-  void message_gradient(int64_t c, Real* message) const {
-    const Real* b = problem.table + c * problem.table_stride;
-    if (needs_message_terms(problem)) {
-      double log_norm;
-      message_terms(problem, c, &log_norm, message);
-      for (int64_t j = 0; j < width; ++j) message[j] = -message[j];
-    } else {
-      const Real slope = static_cast<Real>(2 * problem.square);
-      for (int64_t j = 0; j < width; ++j) message[j] = slope * b[j];
-    }
-  }
-
   void finish_table() {
-    const bool message = needs_message_terms(problem) || problem.square != 0;
+    // d offset_c / d b_c = 2 square b_c
+    const Real slope = static_cast<Real>(2 * problem.square);
     const double tilt = args.family.tilt;
     const Real scale = static_cast<Real>(path == ClassPath::kLinear      ? problem.scale
                                          : path == ClassPath::kBernoulli ? tilt
                                                                          : 1.0);
     const TileKernels<Real>& kernels = tile_kernels<Real>();
     parallel(parallel_for, classes, 1, [&](int64_t begin, int64_t end) {
-      std::vector<Real> sum(planes * width), constant(message ? width : 0);
+      std::vector<Real> sum(planes * width);
       for (int64_t c = begin; c < end; ++c) {
         std::fill(sum.begin(), sum.end(), Real(0));
         for (int64_t block = 0; block < row_blocks; ++block) {
@@ -118,10 +109,10 @@ struct Backward {
           kernels.add(from, sum.data(), planes * width);
         }
         for (Real& x : sum) x *= scale;
-        if (message) {
-          message_gradient(c, constant.data());
-          const Real total = static_cast<Real>(totals[c]);
-          for (int64_t j = 0; j < width; ++j) sum[j] += total * constant[j];
+        if (slope != 0) {
+          const Real* b = problem.table + c * problem.table_stride;
+          const Real total = slope * static_cast<Real>(totals[c]);
+          for (int64_t j = 0; j < width; ++j) sum[j] += total * b[j];
         }
         store_row(sum.data(), c);
       }

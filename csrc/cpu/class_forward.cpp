@@ -21,11 +21,7 @@ std::vector<double> offsets(const ClassProblem<Real>& problem, ParallelFor paral
         const Real* b = problem.table + c * problem.table_stride;
         offset = problem.square * kernels.dot(b, b, problem.width);
       }
-      if (terms) {
-        double log_norm;
-        message_terms<Real>(problem, c, &log_norm, nullptr);
-        offset -= log_norm;
-      }
+      if (terms) offset -= message_log_norm(problem, c);
       out[c] = offset + (bias ? static_cast<double>(bias[c]) : 0.0);
     }
   });

@@ -3,7 +3,7 @@
 #include <cstring>
 #include <vector>
 
-#include "cpu/class.h"
+#include "cpu/class_problem.h"
 #include "cpu/tile.h"
 
 namespace bll::cpu {
@@ -45,11 +45,12 @@ template <class Real>
 struct Evidence {
   const ClassProblem<Real>& problem;
   const TileKernels<Real>& kernels = tile_kernels<Real>();
-  FamilyObject family = make_family<Real>(problem.args.family);
+  FamilyObject family;
   std::vector<Real> scratch;
   Tile<Real> tile{};
 
-  explicit Evidence(const ClassProblem<Real>& class_problem) : problem(class_problem) {
+  Evidence(const ClassProblem<Real>& class_problem, const FamilyArgs& args)
+      : problem(class_problem), family(make_family<Real>(args)) {
     tile.family = family.bytes;
     tile.group = problem.args.family.group;
     if (problem.args.family.id == FamilyId::kCategorical) scratch.resize(tile.group);
@@ -65,7 +66,7 @@ template <class Real>
 void generic_logits(const ClassProblem<Real>& problem, int64_t row_begin, int64_t row_end,
                     double* logits) {
   const int64_t classes = problem.classes, tile_size = generic_tile(problem);
-  Evidence<Real> evidence(problem);
+  Evidence<Real> evidence(problem, problem.args.family);
   RowTile<Real> row(evidence.kernels, tile_size, problem.planes);
   const auto value = evidence_kernel(evidence.kernels, problem.args.family, Want::kValue);
   std::memset(logits, 0, (row_end - row_begin) * classes * sizeof *logits);
@@ -82,37 +83,78 @@ void generic_logits(const ClassProblem<Real>& problem, int64_t row_begin, int64_
   }
 }
 
+namespace {
+
+// Gradients of one block: row i against class c into buffers of the block's latents.
 template <class Real>
-void generic_gradients(const ClassProblem<Real>& problem, const LatentBlock& block,
-                       const Real* coefficients, Real* table_sums) {
-  const ClassArgs& args = problem.args;
-  const int64_t classes = problem.classes, planes = problem.planes, size = block.size;
-  Evidence<Real> evidence(problem);
-  RowTile<Real> row(evidence.kernels, size, planes);
-  const auto gradients = evidence_kernel(evidence.kernels, args.family, Want::kGradAB);
-  std::vector<Real> sum(size * planes), grad_a(size * planes), grad_b(size * planes);
-  Tile<Real>& tile = evidence.tile;
-  tile.size = size;
-  tile.grad_a = grad_a.data();
-  tile.grad_b = grad_b.data();
-  tile.grad_a_plane = tile.grad_b_plane = size;
-  for (int64_t i = block.row_begin; i < block.row_end; ++i, coefficients += classes) {
-    tile.a = row.load(args.a, i, block.begin, size, planes, &tile.a_plane);
-    std::fill(sum.begin(), sum.end(), Real(0));
-    for (int64_t c = 0; c < classes; ++c) {
-      tile.b = problem.table + c * problem.table_stride + block.begin;
-      tile.scale = -coefficients[c];
-      gradients(tile);
-      evidence.kernels.add(grad_a.data(), sum.data(), size * planes);
-      if (!table_sums) continue;
-      for (int64_t p = 0; p < planes; ++p) {
-        Real* to = table_sums + (c * planes + p) * problem.width + block.begin;
-        evidence.kernels.add(grad_b.data() + p * size, to, size);
-      }
+struct GenericBlock {
+  const ClassProblem<Real>& problem;
+  const LatentBlock& block;
+  int64_t planes, size;
+  Evidence<Real> evidence;
+  std::vector<Real> sum, grad_a, grad_b;
+  // Of normalised messages A(a + b) - A(b) is the evidence of a under b: the roles change, and the
+  // difference mu(a + b) - mu(b) is as accurate as that to a. Holds the (tilted) messages.
+  Evidence<Real> swapped;
+  std::vector<Real> messages;
+  bool swaps;
+
+  GenericBlock(const ClassProblem<Real>& class_problem, const LatentBlock& latents)
+      : problem(class_problem),
+        block(latents),
+        planes(class_problem.planes),
+        size(latents.size),
+        evidence(class_problem, class_problem.args.family),
+        sum(size * planes),
+        grad_a(size * planes),
+        grad_b(size * planes),
+        swapped(class_problem, untilted(class_problem.args.family)),
+        swaps(needs_message_terms(class_problem)) {
+    evidence.tile.size = swapped.tile.size = size;
+    evidence.tile.grad_a = grad_a.data();
+    evidence.tile.grad_b = swapped.tile.grad_a = grad_b.data();
+    evidence.tile.grad_a_plane = evidence.tile.grad_b_plane = size;
+    if (!swaps) return;
+    messages.resize(problem.classes * size);
+    const Real tilt = static_cast<Real>(problem.args.family.tilt);
+    for (int64_t c = 0; c < problem.classes; ++c) {
+      const Real* b = problem.table + c * problem.table_stride + block.begin;
+      for (int64_t j = 0; j < size; ++j) messages[c * size + j] = tilt * b[j];
     }
-    if (!args.grad_a) continue;
+  }
+
+  static FamilyArgs untilted(FamilyArgs family) {
+    family.tilt = 1;
+    return family;
+  }
+
+  // Leaves the gradients of coefficient * s_c in grad_a and grad_b.
+  void differentiate(int64_t c, Real coefficient) {
+    const FamilyArgs& family = problem.args.family;
+    Tile<Real>& tile = evidence.tile;
+    tile.b = problem.table + c * problem.table_stride + block.begin;
+    tile.scale = -coefficient;
+    const Want want = swaps ? Want::kGradA : Want::kGradAB;
+    evidence_kernel(evidence.kernels, family, want)(tile);
+    if (!swaps) return;
+    swapped.tile.a = messages.data() + c * size;
+    swapped.tile.b = tile.a;
+    swapped.tile.scale = tile.scale * static_cast<Real>(family.tilt);
+    evidence_kernel(evidence.kernels, family, Want::kGradA)(swapped.tile);
+  }
+
+  void add_to_table(int64_t c, Real* table_sums) const {
     for (int64_t p = 0; p < planes; ++p) {
-      void* to = advance(args.grad_a, args.a.dtype, (i * planes + p) * problem.width + block.begin);
+      Real* to = table_sums + (c * planes + p) * problem.width + block.begin;
+      evidence.kernels.add(grad_b.data() + p * size, to, size);
+    }
+  }
+
+  void store_grad_a(int64_t row) const {
+    const ClassArgs& args = problem.args;
+    for (int64_t p = 0; p < planes; ++p) {
+      const int64_t start = (row * planes + p) * problem.width + block.begin;
+      void* to = advance(args.grad_a, args.a.dtype, start);
       const Real* from = sum.data() + p * size;
       if (element_size(args.a.dtype) == 2) {
         store_tile(evidence.kernels, from, to, args.a.dtype, size);
@@ -121,35 +163,50 @@ void generic_gradients(const ClassProblem<Real>& problem, const LatentBlock& blo
       }
     }
   }
+};
+
+}  // namespace
+
+template <class Real>
+void generic_gradients(const ClassProblem<Real>& problem, const LatentBlock& block,
+                       const Real* coefficients, Real* table_sums) {
+  GenericBlock<Real> work(problem, block);
+  RowTile<Real> row(work.evidence.kernels, block.size, problem.planes);
+  for (int64_t i = block.row_begin; i < block.row_end; ++i, coefficients += problem.classes) {
+    Tile<Real>& tile = work.evidence.tile;
+    tile.a = row.load(problem.args.a, i, block.begin, block.size, problem.planes, &tile.a_plane);
+    std::fill(work.sum.begin(), work.sum.end(), Real(0));
+    for (int64_t c = 0; c < problem.classes; ++c) {
+      work.differentiate(c, coefficients[c]);
+      work.evidence.kernels.add(work.grad_a.data(), work.sum.data(), work.sum.size());
+      if (table_sums) work.add_to_table(c, table_sums);
+    }
+    if (problem.args.grad_a) work.store_grad_a(i);
+  }
 }
 
 template <class Real>
-void message_terms(const ClassProblem<Real>& problem, int64_t row, double* log_norm, Real* mean) {
+double message_log_norm(const ClassProblem<Real>& problem, int64_t row) {
   const int64_t tile_size = generic_tile(problem);
-  Evidence<Real> evidence(problem);
+  Evidence<Real> evidence(problem, problem.args.family);
   const std::vector<Real> zeros(tile_size);
-  std::vector<Real> grad_a(tile_size), grad_b(tile_size);
   Tile<Real>& tile = evidence.tile;
   tile.a = zeros.data();
-  tile.grad_a = grad_a.data();
-  tile.grad_b = grad_b.data();
-  tile.scale = -1;
-  const Want want = mean ? Want::kGradABValue : Want::kValue;
-  const auto kernel = evidence_kernel(evidence.kernels, problem.args.family, want);
-  *log_norm = 0;
+  const auto value = evidence_kernel(evidence.kernels, problem.args.family, Want::kValue);
+  double log_norm = 0;
   for (int64_t begin = 0; begin < problem.width; begin += tile_size) {
     tile.size = std::min(tile_size, problem.width - begin);
     tile.b = problem.table + row * problem.table_stride + begin;
-    *log_norm -= static_cast<double>(kernel(tile));
-    if (mean) std::memcpy(mean + begin, grad_b.data(), tile.size * sizeof(Real));
+    log_norm -= static_cast<double>(value(tile));
   }
+  return log_norm;
 }
 
 #define BLL_INSTANTIATE(Real)                                                                 \
   template void generic_logits(const ClassProblem<Real>&, int64_t, int64_t, double*);         \
   template void generic_gradients(const ClassProblem<Real>&, const LatentBlock&, const Real*, \
                                   Real*);                                                     \
-  template void message_terms(const ClassProblem<Real>&, int64_t, double*, Real*);
+  template double message_log_norm(const ClassProblem<Real>&, int64_t);
 BLL_INSTANTIATE(float)
 BLL_INSTANTIATE(double)
 #undef BLL_INSTANTIATE

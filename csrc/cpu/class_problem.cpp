@@ -56,7 +56,7 @@ void convert_table(ClassProblem<Real>& problem) {
     return;
   }
   const TileKernels<Real>& kernels = tile_kernels<Real>();
-  problem.converted.reset(new Real[problem.classes * planes * width]);
+  problem.converted = Buffer<Real>(problem.classes * planes * width);
   problem.table = problem.converted.get();
   problem.table_stride = planes * width;
   problem.table_plane = width;
@@ -95,8 +95,8 @@ ClassPath prepare_bernoulli(ClassProblem<Real>& problem, ParallelFor parallel_fo
   const double factors = largest > 0 ? kLogRange<Real> / largest : kMaximumFactors;
   problem.factors = static_cast<int64_t>(std::fmin(factors, kMaximumFactors));
   problem.small_messages = largest <= 1;
-  problem.expm1_table.reset(new Real[problem.classes * problem.width]);
-  problem.exp_table.reset(new Real[problem.classes * problem.width]);
+  problem.expm1_table = Buffer<Real>(problem.classes * problem.width);
+  problem.exp_table = Buffer<Real>(problem.classes * problem.width);
   const ClassKernels<Real>& kernels = class_kernels<Real>();
   parallel(parallel_for, problem.classes, 16384 / std::max(problem.width, int64_t{1}) + 1,
            [&](int64_t begin, int64_t end) {
