@@ -60,34 +60,57 @@ BLL_HD Real pair_sweep(const Tile<Real>& tile) {
   return sum;
 }
 
-// Two sweeps over runs of latents whose stage fits beside them in the first-level cache.
-template <class Family, Loss L, Want W, class Real>
-BLL_HD Real pair_sweep_staged(const Tile<Real>& tile) {
-  constexpr int64_t run = 256;
-  alignas(64) Real prior[run], posterior[run];
-  const Family family = *static_cast<const Family*>(tile.family);
+// Latents whose stage fits beside them in the first-level cache.
+inline constexpr int64_t kStagedRun = 256;
+
+template <class Real>
+struct StagedRun {
+  alignas(64) Real prior[kStagedRun];
+  alignas(64) Real posterior[kStagedRun];
+};
+
+// The second of two sweeps.
+template <class Family, Loss L, Want W, bool Small, class Real>
+BLL_HD Real pair_finish(const Family& family, const Tile<Real>& tile, int64_t start, int64_t size,
+                        const StagedRun<Real>& run) {
+  const Real* __restrict a = tile.a + start;
+  const Real* __restrict b = tile.b + start;
+  Real* __restrict grad_a = tile.grad_a + start;
+  Real* __restrict grad_b = tile.grad_b + start;
   const Real scale = tile.scale, scale_b = tile.scale * family.tilt;
   Real sum = 0;
-  for (int64_t start = 0; start < tile.size; start += run) {
-    const int64_t size = tile.size - start < run ? tile.size - start : run;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < size; ++i) {
+    const PairTerms<Real, 1> terms = natural_terms<L>(
+        family.template pair<Small>(a[i], family.tilt * b[i], {run.prior[i], run.posterior[i]}));
+    if constexpr (wants_value(W)) sum += terms.value;
+    if constexpr (wants_grad_a(W)) grad_a[i] = scale * terms.a[0];
+    if constexpr (wants_grad_b(W)) grad_b[i] = scale_b * terms.b[0];
+  }
+  return sum;
+}
+
+template <class Family, Loss L, Want W, class Real>
+BLL_HD Real pair_sweep_staged(const Tile<Real>& tile) {
+  const Family family = *static_cast<const Family*>(tile.family);
+  StagedRun<Real> run;
+  Real sum = 0;
+  for (int64_t start = 0; start < tile.size; start += kStagedRun) {
+    const int64_t left = tile.size - start, size = left < kStagedRun ? left : kStagedRun;
     const Real* __restrict a = tile.a + start;
     const Real* __restrict b = tile.b + start;
-    Real* __restrict grad_a = tile.grad_a + start;
-    Real* __restrict grad_b = tile.grad_b + start;
-#pragma omp simd
+    Real largest = 0;
+#pragma omp simd reduction(max : largest)
     for (int64_t i = 0; i < size; ++i) {
-      const typename Family::Stage stage = family.stage(a[i], family.tilt * b[i]);
-      prior[i] = stage.prior;
-      posterior[i] = stage.posterior;
+      const Real message = family.tilt * b[i], size_of_message = magnitude(message);
+      const typename Family::Stage stage = family.stage(a[i], message);
+      run.prior[i] = stage.prior;
+      run.posterior[i] = stage.posterior;
+      largest = size_of_message > largest ? size_of_message : largest;
     }
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < size; ++i) {
-      const PairTerms<Real, 1> terms =
-          natural_terms<L>(family.pair(a[i], family.tilt * b[i], {prior[i], posterior[i]}));
-      if constexpr (wants_value(W)) sum += terms.value;
-      if constexpr (wants_grad_a(W)) grad_a[i] = scale * terms.a[0];
-      if constexpr (wants_grad_b(W)) grad_b[i] = scale_b * terms.b[0];
-    }
+    sum += largest < Family::kSmall
+               ? pair_finish<Family, L, W, true>(family, tile, start, size, run)
+               : pair_finish<Family, L, W, false>(family, tile, start, size, run);
   }
   return sum;
 }

@@ -23,12 +23,16 @@ struct Bernoulli {
     return {exp_nonpositive(-magnitude(a)), exp_nonpositive(-magnitude(a + b))};
   }
 
-  BLL_HD NaturalPair<Real> pair(Real a, Real b) const { return pair(a, b, stage(a, b)); }
+  // Messages below this size can be told to pair() to be `Small`.
+  static constexpr Real kSmall = sizeof(Real) == 4 ? Real(0.4) : Real(0.05);
 
+  BLL_HD NaturalPair<Real> pair(Real a, Real b) const { return pair<false>(a, b, stage(a, b)); }
+
+  template <bool Small>
   BLL_HD NaturalPair<Real> pair(Real a, Real b, const Stage& stage) const {
     // z -> 1 - z maps (a, b) to (-a, -b): work where a <= 0, so that small probabilities stay
     // exact, and map back with mirror(., a).
-    const Frame f(-magnitude(a), mirror(b, a), stage);
+    const Frame<Small> f(-magnitude(a), mirror(b, a), stage);
     NaturalPair<Real> out;
     out.kl = f.kl();
     out.reverse_kl = f.reverse_kl();
@@ -45,13 +49,13 @@ struct Bernoulli {
  private:
   // One latent with a <= 0. For a small message every difference is a product with expm1(b) times
   // a series in b (Euler-Maclaurin between a and r); for others plain differences are accurate.
+  template <bool Small>
   struct Frame {
-    static constexpr Real kSmall = sizeof(Real) == 4 ? Real(0.4) : Real(0.05);
-
     Real a, b, r;
     Real ea, er;      // e^-|a|, e^-|r|
     Real rise, fall;  // e^min(r, 0), e^-max(r, 0)
     Real ia, ir;      // 1 / (1 + ea), 1 / (1 + er)
+    Real product;     // ia ir
     Real slope;       // (er - ea) / (2 + er + ea)
     Real shift;       // mu(r) - mu(a)
     bool small, above;
@@ -61,7 +65,7 @@ struct Bernoulli {
       b = message;
       r = a + b;
       above = mirrors(r);
-      small = magnitude(b) < kSmall;
+      small = Small || magnitude(b) < kSmall;
       ea = stage.prior;
       er = stage.posterior;
       rise = above ? Real(1) : er;
@@ -69,7 +73,7 @@ struct Bernoulli {
       const Real pa = 1 + ea, pr = 1 + er, sum = pa + pr;
       const Real both = pa * pr;
       const Real inverse = 1 / (both * sum);
-      const Real product = inverse * sum;
+      product = inverse * sum;
       ia = product * pr;
       ir = product * pa;
       slope = (er - ea) * (inverse * both);
@@ -82,7 +86,7 @@ struct Bernoulli {
     BLL_HD Real prior_variance() const { return ea * ia * ia; }
 
     // 1 - mu(r) - mu(a).
-    BLL_HD Real balance() const { return (fall - ea * rise) * (ia * ir); }
+    BLL_HD Real balance() const { return (fall - ea * rise) * product; }
 
     // log((1 + er) / (1 + ea)).
     BLL_HD Real log_ratio() const { return 2 * (slope + atanh_rest(slope)); }
@@ -132,18 +136,16 @@ struct Bernoulli {
       return mirror(size, h);
     }
 
-    // v(r) b - shift = mu(r) (1 - mu(a)) (cubic(b) + b (1 - e^-b) lean(r) / 2).
+    // v(r) b - shift = mu(r) (1 - mu(a)) cubic_rest(b) + b shift lean(r) / 2.
     BLL_HD Real kl_slope() const {
-      const Real x = b - expm1_rest_small(-b);
-      const Real near = rise * ia * ir * (cubic_rest(b) + b * x * lean(r, er, ir) / 2);
-      return magnitude(b) < 1 ? near : posterior_variance() * b - shift;
+      const Real near = rise * product * cubic_rest(b) + b * shift * (lean(r, er, ir) / 2);
+      return small || magnitude(b) < 1 ? near : posterior_variance() * b - shift;
     }
 
     // The same with a and r exchanged and b negated.
     BLL_HD Real reverse_kl_slope() const {
-      const Real x = -b - expm1_rest_small(b);
-      const Real near = ea * fall * ia * ir * (cubic_rest(-b) - b * x * lean(a, ea, ia) / 2);
-      return magnitude(b) < 1 ? near : shift - prior_variance() * b;
+      const Real near = ea * fall * product * cubic_rest(-b) + b * shift * (lean(a, ea, ia) / 2);
+      return small || magnitude(b) < 1 ? near : shift - prior_variance() * b;
     }
 
     // b - (1 - e^-b) (1 + b / 2) = b^3 / 12 - b^4 / 24 + ... for |b| < 1.
