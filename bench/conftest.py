@@ -25,6 +25,7 @@ from measure import (
     copy_rate,
     environment,
     fresh_memory,
+    matmul_rate,
 )
 
 RECORDS: list[Record] = []
@@ -51,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
     config.option.benchmark_timer = "time.process_time"
     config.option.benchmark_disable_gc = True
+    config.option.benchmark_columns = ["median", "iqr", "rounds"]
 
 
 @pytest.fixture(scope="session")
@@ -71,14 +73,18 @@ def report(request: pytest.FixtureRequest, benchmark: Any, quick: bool) -> Calla
         goals: list[Goal],
         *,
         moved_bytes: int = 0,
+        flops: int = 0,
         errors: dict[str, float] | None = None,
         notes: str = "",
     ) -> Record:
         record = compare(name, ours, peers, [g for g in goals if g.peer in peers], rounds)
         record.moved_bytes, record.errors, record.notes = moved_bytes, errors or {}, notes
+        record.flops = flops
         record.fresh = fresh_memory(ours, rounds)
         if moved_bytes:
             record.copy_rate = copy_rate(moved_bytes)
+        if flops:
+            record.matmul_rate = matmul_rate()
         benchmark.pedantic(ours, rounds=rounds, iterations=1, warmup_rounds=1)
         benchmark.extra_info.update(record.as_dict())
         RECORDS.append(record)
@@ -91,12 +97,15 @@ def _lines(record: Record) -> list[str]:
     speed = ""
     if record.moved_bytes:
         speed = f"  {record.rate / 1e9:5.1f} GB/s = {record.rate / record.copy_rate:4.0%} of copy"
+    if record.flops:
+        achieved = record.flops / record.ours
+        speed += f"  {achieved / 1e9:.0f} GFLOP/s = {achieved / record.matmul_rate:.0%} of matmul"
     fresh = f"  fresh memory {1e3 * record.fresh:.3g} ms"
     lines = [f"{record.name}: {1e3 * record.ours:.3g} ms{speed}{fresh}  {record.notes}".rstrip()]
     goals = {goal.peer: goal for goal in record.goals}
     for peer, ratio in record.ratios.items():
         low, high = record.spread[peer]
-        line = f"    {ratio:7.2f}x [{low:.2f}, {high:.2f}]  {peer}"
+        line = f"    {ratio:8.3f}x [{low:.2f}, {high:.2f}]  {peer}"
         line += f" {1e3 * record.peers[peer]:.3g} ms"
         if peer in goals:
             verdict = "reached" if record.reached(goals[peer]) else "MISSED"

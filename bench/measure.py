@@ -48,6 +48,8 @@ class Record:
     goals: list[Goal]
     moved_bytes: int = 0
     copy_rate: float = 0.0
+    flops: int = 0
+    matmul_rate: float = 0.0
     fresh: float = 0.0
     errors: dict[str, float] = field(default_factory=dict)
     notes: str = ""
@@ -66,6 +68,7 @@ class Record:
         plain = asdict(self)
         plain["goals"] = [{**asdict(g), "reached": self.reached(g)} for g in self.goals]
         plain["bytes_per_second"] = self.rate
+        plain["flops_per_second"] = self.flops / self.ours
         return plain
 
 
@@ -126,6 +129,14 @@ def fresh_memory(call: Call, rounds: int) -> float:
         libc.malloc_trim(0)
         times.append(_sample(call, 1))
     return statistics.median(times)
+
+
+@cache
+def matmul_rate(size: int = 1024, rounds: int = 9) -> float:
+    """Measured float32 operations per second of a square matrix product, one thread."""
+    left, right, out = (torch.randn(size, size) for _ in range(3))
+    times = interleave({"mm": lambda: torch.mm(left, right, out=out)}, rounds)["mm"]
+    return 2 * size**3 / statistics.median(times)
 
 
 @cache

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from measure import Goal, Record, peak_extra_bytes
 from peers import Values, bernoulli_scores, class_step, pooled_linear
 from torch import Tensor
-from traffic import class_bytes, pooled_class_bytes
+from traffic import class_bytes, linear_class_flops, pooled_class_bytes
 
 import bll_kernels as bk
 
@@ -91,6 +91,7 @@ def test_gaussian(report: Callable[..., Record], quick: bool, classes: int, func
         {"linear + cross_entropy": class_step(F.linear, a, table, labels)},
         [Goal("linear + cross_entropy", 1.0)],
         moved_bytes=class_bytes(a.numel(), a.element_size()),
+        flops=linear_class_flops(*a.shape, classes),
         errors={"ours": error},
     )
 
@@ -119,5 +120,6 @@ def test_pooled_gaussian(
         {"pool + linear + cross_entropy": class_step(pooled_linear, x, table, labels)},
         [Goal("pool + linear + cross_entropy", 1.5)],
         moved_bytes=pooled_class_bytes(x.numel(), x.element_size()),
+        flops=linear_class_flops(*a.shape, classes),
         errors={"ours": error},
     )

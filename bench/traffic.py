@@ -37,3 +37,8 @@ def pooled_class_bytes(map_elements: int, itemsize: int) -> int:
 def copy_bytes(elements: int, itemsize: int) -> int:
     """Bytes of a plain copy: one read, one write."""
     return 2 * elements * itemsize
+
+
+def linear_class_flops(rows: int, latents: int, classes: int) -> int:
+    """Multiplications and additions of a linear class loss: scores, da and dtable."""
+    return 3 * 2 * rows * latents * classes

@@ -1,0 +1,52 @@
+"""The benchmarks run, gate their accuracy and write their report; and the traffic formulas."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+pytest.importorskip("pytest_benchmark")
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_bytes_are_the_passes_over_memory() -> None:
+    traffic = load("traffic")
+    assert traffic.pair_bytes(10, 4, grad_b=False) == 3 * 40
+    assert traffic.pair_bytes(10, 4, grad_b=True) == 4 * 40
+    assert traffic.pair_bytes(10, 2, grad_b=True, table=True) == 2 * 20
+    assert traffic.copy_bytes(10, 2) == 40
+    assert traffic.pooled_class_bytes(10, 4) == 80
+    assert traffic.linear_class_flops(2, 3, 5) == 180
+
+
+def test_quick_run_reports_every_entry(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "bench", "-k", "cpu", "-q"]
+    command += ["--bench-quick", "--bench-out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    found = json.loads((tmp_path / "cpu.json").read_text())
+    assert found["environment"]["threads"] == 1
+    assert "default" not in found["environment"]["malloc"].values()
+    names = [entry["name"] for entry in found["entries"]]
+    for part in ("posterior_kl bernoulli", "class_evidence_loss gaussian", "local step"):
+        assert any(name.startswith(part) for name in names)
+    for entry in found["entries"]:
+        assert entry["ours"] > 0 and entry["ratios"]
+        assert all(ratio > 0 for ratio in entry["ratios"].values())
+        assert f"{entry['name']}:" in done.stdout
+        for goal in entry["goals"]:
+            assert goal["reached"] == (entry["ratios"][goal["peer"]] >= goal["ratio"])
