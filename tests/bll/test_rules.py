@@ -40,7 +40,7 @@ def test_a_wrapped_step_equals_the_step_written_by_hand_bit_for_bit(rule):
         if rule == "bll":
             local = bll_kernels.class_evidence_loss(feature, table, y, "gaussian", bias=bias)
         else:
-            local = bll_kernels.posterior_kl(4.0 * feature, table, "bernoulli", labels=y)
+            local = bll_kernels.posterior_kl(feature, table, "bernoulli", labels=y)
         (local + functional.cross_entropy(second(feature.detach()), y)).backward()
         out = wrapped(x, y)
         assert torch.equal(out.block_losses["0"], local)
@@ -61,7 +61,7 @@ def oracle_rows(rule, feature, table, bias, y):
     elif rule == "gaussian":
         scores = (((a[:, None] + b) ** 2 - a[:, None] ** 2) / 2).sum(2)
     else:
-        a, message = 4.0 * a, b[y]
+        message = b[y]
         r = a + message
         gap = functional.softplus(r) - functional.softplus(a)
         return (message * torch.sigmoid(r) - gap).sum(1).mean()
@@ -144,7 +144,7 @@ def test_rules_say_their_name_and_family():
         "feedback": "fixed",
         "pool": ["mean", 4],
         "tilt": 1.0,
-        "gain": 4.0,
+        "gain": 1.0,
     }
     assert BpRule().describe() == {"rule": "bp", "family": None}
     assert BllRule(family=Family("gaussian-precision", tau=2.0)).describe()["tau"] == 2.0

@@ -20,7 +20,9 @@ class BllKlRule(MessageRule):
 
     Nothing here trains the table, so it stays as drawn: random with standard deviation 1. The
     family is Bernoulli, whose gradient saturates; a unit-variance Gaussian would push the feature
-    along the message for ever.
+    along the message for ever. The feature is taken as it is: a gain of 4 cost 0.9 points (resnet10
+    on 10,000 Fashion-MNIST images, 3 epochs, Adam 2e-3, batch 100, mean of seeds 0 and 1) and made
+    no difference to the multi-layer perceptron.
     """
 
     name: ClassVar[str] = "bll-kl"
@@ -31,6 +33,7 @@ class BllKlRule(MessageRule):
 
     family: Family | str = "bernoulli"
     feedback: str = "fixed"
+    gain: float | None = 1.0
     std: float | None = 1.0
 
     def __post_init__(self) -> None:
