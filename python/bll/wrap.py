@@ -129,7 +129,8 @@ def _refuse_unsuitable(model: nn.Module) -> None:
         raise ValueError("model: a scripted module takes no hooks; wrap the Python module")
     for name, module in model.named_modules():
         compiled = getattr(module, "_compiled_call_impl", None) is not None
-        if compiled or isinstance(module, torch._dynamo.eval_frame.OptimizedModule):
+        # torch.compile's wrapper is known by its child: asking for its class imports the compiler.
+        if compiled or "_orig_mod" in module._modules:
             raise ValueError(
                 f"model: {name or 'the model'!r} is compiled, and hooks added now would be "
                 "ignored; wrap first, then compile"
