@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from bll.balance import balanced_ends
 from bll.features import FeatureSpec
 
 
@@ -153,20 +154,5 @@ def _balanced(units: list[Unit], count: int, cost: Callable[[Unit], int]) -> tup
             f"blocks: expected a count from 1 to {len(units)} (the model's weighted modules), "
             f"got {count}; name the modules to cut elsewhere"
         )
-    total = [0]
-    for unit in units:
-        total.append(total[-1] + cost(unit))
-    # best[end]: the least possible peak of the first `end` units, and where its last run starts.
-    best: list[tuple[int, tuple[int, ...]]] = [(total[end], ()) for end in range(len(units) + 1)]
-    for runs in range(2, count + 1):
-        best = [
-            min(
-                (
-                    (max(best[start][0], total[end] - total[start]), (*best[start][1], start))
-                    for start in range(runs - 1, end)
-                ),
-                default=(total[-1] + 1, ()),
-            )
-            for end in range(len(units) + 1)
-        ]
-    return tuple(units[start - 1].members[-1] for start in best[len(units)][1])
+    ends = balanced_ends([cost(unit) for unit in units], count)
+    return tuple(units[end].members[-1] for end in ends)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from bll.balance import balanced_ends
 from bll.models import MODEL_NAMES, build_network
-from bll.models.cuts import balanced_ends, multiply_adds
+from bll.models.cost import multiply_adds
 
 IMAGE = (1, 28, 28)
 

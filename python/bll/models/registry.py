@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bll.models.cuts import balanced_ends, multiply_adds
+from bll.balance import balanced_ends
+from bll.models.cost import multiply_adds
 from bll.models.mlp import mlp
 from bll.models.network import Network
 from bll.models.resnet import RESNETS, ResNet
