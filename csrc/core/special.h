@@ -1,6 +1,6 @@
 // Special functions without branches, so that loops over them vectorise. float: own polynomials
-// (near-minimax, relative error below 2e-7 over the stated range); double: libm or Taylor sums.
-// NaN in gives NaN out.
+// (near-minimax, relative error below 2e-7 over the stated range); double: Taylor sums, to the last
+// bits. NaN in gives NaN out.
 #pragma once
 
 #include <cmath>
@@ -39,7 +39,7 @@ BLL_HD float exp_biased(float x, float bias) {
   return y * bits_float(float_bits(shifted) << 23);
 }
 
-// e^x for x <= 0; never below e^-87, where float runs out of normal numbers.
+// e^x for x <= 0; never below e^-87 (e^-708 in double), where normal numbers end.
 BLL_HD float exp_nonpositive(float x) {
 #if defined(__CUDA_ARCH__)
   return expf(x);
@@ -48,9 +48,38 @@ BLL_HD float exp_nonpositive(float x) {
 #endif
 }
 
-BLL_HD double exp_nonpositive(double x) { return ::exp(x); }
+// The same in double, for -708 <= x.
+BLL_HD double exp_biased(double x, double bias) {
+  const double magic = 6755399441055744.0 + bias;
+  const double shifted = x * 1.4426950408889634 + magic;
+  const double n = shifted - magic;
+  const double r = (x - n * 0.6931471803691238) - n * 1.9082149292705877e-10;
+  double y = 1.0 / 6227020800.0;
+  y = y * r + 1.0 / 479001600.0;
+  y = y * r + 1.0 / 39916800.0;
+  y = y * r + 1.0 / 3628800.0;
+  y = y * r + 1.0 / 362880.0;
+  y = y * r + 1.0 / 40320.0;
+  y = y * r + 1.0 / 5040.0;
+  y = y * r + 1.0 / 720.0;
+  y = y * r + 1.0 / 120.0;
+  y = y * r + 1.0 / 24.0;
+  y = y * r + 1.0 / 6.0;
+  y = y * r + 1.0 / 2.0;
+  y = y * r + 1.0;
+  y = y * r + 1.0;
+  return y * bits_double(double_bits(shifted) << 52);
+}
 
-// e^x for any x; 0 below -86.
+BLL_HD double exp_nonpositive(double x) {
+#if defined(__CUDA_ARCH__)
+  return ::exp(x);
+#else
+  return exp_biased(x < -708.0 ? -708.0 : x, 1023.0);
+#endif
+}
+
+// e^x for any x; 0 below -86 (-707 in double).
 BLL_HD float exp_any(float x) {
 #if defined(__CUDA_ARCH__)
   return expf(x);
@@ -61,9 +90,16 @@ BLL_HD float exp_any(float x) {
 #endif
 }
 
-BLL_HD double exp_any(double x) { return ::exp(x); }
+BLL_HD double exp_any(double x) {
+#if defined(__CUDA_ARCH__)
+  return ::exp(x);
+#else
+  const double y = exp_biased(x, 1022.0) * 2.0;
+  return x < -707.0 ? 0.0 : x > 709.782712893384 ? HUGE_VAL : y;
+#endif
+}
 
-// e^x - 1 for |x| <= 1/2 (any x in double).
+// e^x - 1 for |x| <= 1/2.
 BLL_HD float expm1_small(float x) {
   const float x2 = x * x;
   const float low = x * 1.666613519191742e-1f + 4.999998211860657e-1f;
@@ -72,7 +108,23 @@ BLL_HD float expm1_small(float x) {
   return x + x2 * (x2 * top + low);
 }
 
-BLL_HD double expm1_small(double x) { return ::expm1(x); }
+BLL_HD double expm1_small(double x) {
+  double y = 1.0 / 1307674368000.0;
+  y = y * x + 1.0 / 87178291200.0;
+  y = y * x + 1.0 / 6227020800.0;
+  y = y * x + 1.0 / 479001600.0;
+  y = y * x + 1.0 / 39916800.0;
+  y = y * x + 1.0 / 3628800.0;
+  y = y * x + 1.0 / 362880.0;
+  y = y * x + 1.0 / 40320.0;
+  y = y * x + 1.0 / 5040.0;
+  y = y * x + 1.0 / 720.0;
+  y = y * x + 1.0 / 120.0;
+  y = y * x + 1.0 / 24.0;
+  y = y * x + 1.0 / 6.0;
+  y = y * x + 1.0 / 2.0;
+  return x + x * x * y;
+}
 
 // e^x - 1 - x for |x| <= 1, relatively accurate down to x = 0.
 BLL_HD float expm1_rest_small(float x) {
@@ -88,9 +140,24 @@ BLL_HD float expm1_rest_small(float x) {
 }
 
 BLL_HD double expm1_rest_small(double x) {
-  double q = 1.0;
-  for (int k = 20; k > 2; --k) q = 1.0 + q * x / k;
-  return 0.5 * x * x * q;
+  double y = 1.0 / 6402373705728000.0;
+  y = y * x + 1.0 / 355687428096000.0;
+  y = y * x + 1.0 / 20922789888000.0;
+  y = y * x + 1.0 / 1307674368000.0;
+  y = y * x + 1.0 / 87178291200.0;
+  y = y * x + 1.0 / 6227020800.0;
+  y = y * x + 1.0 / 479001600.0;
+  y = y * x + 1.0 / 39916800.0;
+  y = y * x + 1.0 / 3628800.0;
+  y = y * x + 1.0 / 362880.0;
+  y = y * x + 1.0 / 40320.0;
+  y = y * x + 1.0 / 5040.0;
+  y = y * x + 1.0 / 720.0;
+  y = y * x + 1.0 / 120.0;
+  y = y * x + 1.0 / 24.0;
+  y = y * x + 1.0 / 6.0;
+  y = y * x + 1.0 / 2.0;
+  return x * x * y;
 }
 
 // atanh(s) - s for |s| <= 1/3, relatively accurate (6e-7) down to s = 0; s + atanh_rest(s) is
@@ -106,8 +173,23 @@ BLL_HD float atanh_rest(float s) {
 
 BLL_HD double atanh_rest(double s) {
   const double y = s * s;
-  double q = 0.0;
-  for (int k = 35; k >= 3; k -= 2) q = q * y + 1.0 / k;
+  double q = 1.0 / 35;
+  q = q * y + 1.0 / 33;
+  q = q * y + 1.0 / 31;
+  q = q * y + 1.0 / 29;
+  q = q * y + 1.0 / 27;
+  q = q * y + 1.0 / 25;
+  q = q * y + 1.0 / 23;
+  q = q * y + 1.0 / 21;
+  q = q * y + 1.0 / 19;
+  q = q * y + 1.0 / 17;
+  q = q * y + 1.0 / 15;
+  q = q * y + 1.0 / 13;
+  q = q * y + 1.0 / 11;
+  q = q * y + 1.0 / 9;
+  q = q * y + 1.0 / 7;
+  q = q * y + 1.0 / 5;
+  q = q * y + 1.0 / 3;
   return s * y * q;
 }
 

@@ -1,7 +1,8 @@
-// The loops over a tile of categorical groups, one group after the other.
+// The loops over a tile of categorical groups, one group after the other; small groups go to
+// categorical_lanes.h first.
 #pragma once
 
-#include "cpu/pair_tile.h"
+#include "cpu/categorical_lanes.h"
 
 namespace bll::cpu {
 
@@ -132,27 +133,38 @@ BLL_HD Real categorical_direct(const Tile<Real>& tile, int64_t start,
 }
 
 template <Loss L, Want W, class Real>
-BLL_HD Real categorical_tile(const Tile<Real>& tile) {
+BLL_HD Real categorical_group(const Tile<Real>& tile, int64_t start) {
   using Family = Categorical<Real>;
   const Family family = *static_cast<const Family*>(tile.family);
+  const Real* a = tile.a + start;
+  const Real* b = tile.b + start;
+  const auto range = categorical_range(a, b, family.tilt, tile.group);
+  const auto prior =
+      categorical_weights<typename Family::Prior>(family, range, a, b, tile.group, tile.scratch);
+  switch (family.form(range, prior)) {
+    case Family::Form::kNarrow:
+      return categorical_tilted<L, W, true>(tile, start, range, prior);
+    case Family::Form::kTilt:
+      return categorical_tilted<L, W, false>(tile, start, range, prior);
+    default:
+      return categorical_direct<L, W>(tile, start, range, prior);
+  }
+}
+
+template <Loss L, Want W, class Real>
+BLL_HD Real categorical_tile(const Tile<Real>& tile) {
   Real sum = 0;
-  for (int64_t start = 0; start < tile.size; start += tile.group) {
-    const Real* a = tile.a + start;
-    const Real* b = tile.b + start;
-    const auto range = categorical_range(a, b, family.tilt, tile.group);
-    const auto prior =
-        categorical_weights<typename Family::Prior>(family, range, a, b, tile.group, tile.scratch);
-    switch (family.form(range, prior)) {
-      case Family::Form::kNarrow:
-        sum += categorical_tilted<L, W, true>(tile, start, range, prior);
-        break;
-      case Family::Form::kTilt:
-        sum += categorical_tilted<L, W, false>(tile, start, range, prior);
-        break;
-      case Family::Form::kDirect:
-        sum += categorical_direct<L, W>(tile, start, range, prior);
-        break;
+  for (int64_t start = 0; start < tile.size; start += tile.group * kLanes) {
+    const int64_t left = (tile.size - start) / tile.group;
+    const int count = static_cast<int>(left < kLanes ? left : kLanes);
+    // In double the special functions are libm's, which lanes do not speed up.
+    if constexpr (sizeof(Real) == 4) {
+      if (tile.group <= kMaxLaneGroup && count >= kMinLaneGroups &&
+          lanes_block<L, W>(tile, start, count, sum)) {
+        continue;
+      }
     }
+    for (int k = 0; k < count; ++k) sum += categorical_group<L, W>(tile, start + k * tile.group);
   }
   return sum;
 }

@@ -19,6 +19,12 @@ Want choose_want(bool value, bool grad_a, bool grad_b) {
   return Want::kValue;
 }
 
+// As many units as fit into a tile; of small groups, a multiple of what the kernels take at once.
+int64_t tile_size(int64_t unit) {
+  const int64_t step = unit > 1 && unit <= kMaxLaneGroup ? unit * kLanes : unit;
+  return step > kTileSize ? step : kTileSize / step * step;
+}
+
 // Converted tiles and outputs that are not wanted in memory, one set per thread.
 template <class Real>
 struct Buffers {
@@ -44,7 +50,7 @@ class PairRun {
         family_(make_family<Real>(args.family)),
         planes_(family_planes(args.family.id)),
         unit_(args.family.id == FamilyId::kCategorical ? args.family.group : 1),
-        tile_(unit_ > kTileSize ? unit_ : kTileSize / unit_ * unit_),
+        tile_(tile_size(unit_)),
         per_table_(!plan_.first_of_label.empty()) {
     const bool grad_b = args.grad_b != nullptr && reaches_message(args.loss);
     kernel_ =

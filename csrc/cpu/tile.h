@@ -49,6 +49,12 @@ const TileKernels<Real>& tile_kernels();
 // Latents of one tile; buffers for converted types have this size per parameter.
 inline constexpr int64_t kTileSize = 512;
 
+// Categorical groups of up to kMaxLaneGroup latents are taken kLanes at a time where at least
+// kMinLaneGroups are left: fewer would leave most lanes empty.
+inline constexpr int kLanes = 16;
+inline constexpr int64_t kMaxLaneGroup = 32;
+inline constexpr int64_t kMinLaneGroups = 4;
+
 // A family object for tile kernels, whatever its type.
 struct FamilyObject {
   alignas(16) unsigned char bytes[64];

@@ -88,7 +88,7 @@ struct Categorical {
 
   // Gradients of one element: p = alpha's probability, c = message - centre.
   template <Loss L, bool Narrow>
-  BLL_HD static PairTerms<Real, 1> element(Real p, Real c, const Tilt& t) {
+  BLL_HD static PairTerms<Real, 1> element(Real p, Real c, Tilt t) {
     const Growth g = growth<Narrow>(c);
     const Real q = p / (1 + t.excess), rho = q * g.factor;
     const Real mean = t.spread / (1 + t.excess);
