@@ -86,8 +86,8 @@ const ClassKernels<Real>& class_kernels();
 // Latents these take at once: whole groups.
 template <class Real>
 int64_t generic_tile(const ClassProblem<Real>& problem) {
-  const int64_t group = problem.args.family.group;
   if (problem.args.family.id != FamilyId::kCategorical) return kTileSize;
+  const int64_t group = problem.args.family.group;
   return std::max(kTileSize / group, int64_t{1}) * group;
 }
 

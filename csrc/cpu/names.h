@@ -51,9 +51,6 @@ std::string names_of(const Named<Value> (&table)[count]) {
 // What is wrong with a family's options, or nullptr.
 inline const char* problem_with(const FamilyArgs& family) {
   if (!std::isfinite(family.tilt)) return "tilt: expected a finite number";
-  if (family.id == FamilyId::kCategorical && family.group < 1) {
-    return "group: expected at least 1 latent per group";
-  }
   if (family.id == FamilyId::kGaussianPrecision) {
     if (!(family.tau > 0 && std::isfinite(family.tau))) return "tau: expected a positive number";
     if (!(family.tau * family.tilt > -1)) return "tilt: the posterior needs tau * tilt > -1";
@@ -64,8 +61,11 @@ inline const char* problem_with(const FamilyArgs& family) {
   return nullptr;
 }
 
-inline bool fits_groups(const FamilyArgs& family, int64_t width) {
-  return family.id != FamilyId::kCategorical || width % family.group == 0;
+// Whether the latents are a whole number of groups; none are, in groups of any size.
+inline bool fit_groups(FamilyArgs& family, int64_t width) {
+  if (family.id != FamilyId::kCategorical) return true;
+  if (width == 0) family.group = 1;
+  return family.group > 0 && width % family.group == 0;
 }
 
 }  // namespace bll::cpu

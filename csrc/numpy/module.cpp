@@ -35,8 +35,8 @@ cpu::FamilyArgs family_args(const std::string& name, int64_t group, double tau, 
   return family;
 }
 
-void check_group(const cpu::FamilyArgs& family, int64_t width) {
-  if (cpu::fits_groups(family, width)) return;
+void fit_group(cpu::FamilyArgs& family, int64_t width) {
+  if (cpu::fit_groups(family, width)) return;
   throw py::value_error("group: expected a divisor of " + std::to_string(width) + " latents, got " +
                         std::to_string(family.group));
 }
@@ -63,7 +63,7 @@ py::tuple pair_loss(const py::array& a_in, const py::array& b_in, const std::str
         "got shape " +
         shape_string(shape_of(b.array)));
   }
-  check_group(args.family, a.width);
+  fit_group(args.family, a.width);
   const Shape value_shape = args.reduction == cpu::Reduction::kNone ? a.batch : Shape{};
   std::optional<py::array> labels, weight, grad;
   if (labels_in) labels = checked_labels(*labels_in, a.batch, b.batch[0]);
@@ -103,9 +103,9 @@ struct ClassCall {
       throw py::value_error("table: expected one row of " + std::to_string(a.width) +
                             " latents per class, got shape " + shape_string(shape_of(table.array)));
     }
-    check_group(family, a.width);
     residual_shape.push_back(table.batch[0]);
     args.family = family;
+    fit_group(args.family, a.width);
     args.normalize_message = normalize_message;
     args.width = a.width;
     args.a = a.view();

@@ -19,9 +19,12 @@ struct ClassInputs {
 // The views both passes need, checked against each other.
 struct ClassRows {
   RowsOf a, table;
+  cpu::FamilyArgs family;
 
   explicit ClassRows(const ClassInputs& in)
-      : a(in.a, planes_of(in.family), "a"), table(in.table, planes_of(in.family), "table") {
+      : a(in.a, planes_of(in.family), "a"),
+        table(in.table, planes_of(in.family), "table"),
+        family(in.family) {
     check_message_dtype(in.a, in.table, "table");
     STD_TORCH_CHECK(table.batch().size() == 1, "table: expected one row per class, got shape ",
                     shape_string(in.table));
@@ -29,7 +32,7 @@ struct ClassRows {
                     shape_string(in.table));
     STD_TORCH_CHECK(a.width() == table.width(), "table: expected ", a.width(),
                     " latents, got shape ", shape_string(in.table));
-    check_group(in.family, a.width());
+    fit_group(family, a.width());
   }
 
   std::vector<int64_t> residual_shape() const {
@@ -40,7 +43,7 @@ struct ClassRows {
 
   cpu::ClassArgs args(const ClassInputs& in) const {
     cpu::ClassArgs args{};
-    args.family = in.family;
+    args.family = family;
     args.normalize_message = in.normalize_message;
     args.width = a.width();
     args.a = a.view();
@@ -66,7 +69,11 @@ ClassForward run_forward(const ClassInputs& in, const ClassRows& rows, const Ten
                          cpu::Reduction reduction) {
   const Tensor classes = checked_labels(labels, rows.a.batch(), rows.table.count());
   std::optional<Tensor> bias_dense, weight_dense;
-  if (bias) bias_dense = checked_accumulate(*bias, in.a, rows.table.batch(), "bias");
+  if (bias) {
+    const bool converts = bias->scalar_type() == in.a.scalar_type();
+    const Tensor accumulated = converts ? torch::stable::to(*bias, accumulate_type(in.a)) : *bias;
+    bias_dense = checked_accumulate(accumulated, in.a, rows.table.batch(), "bias");
+  }
   if (weight) weight_dense = checked_accumulate(*weight, in.a, rows.a.batch(), "weight");
   const bool per_row = reduction == cpu::Reduction::kNone;
   const ScalarType accumulate = accumulate_type(in.a);

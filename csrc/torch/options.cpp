@@ -35,8 +35,8 @@ cpu::Pool pool_of(const std::string& name) { return look_up(cpu::kPoolNames, nam
 
 int planes_of(const cpu::FamilyArgs& family) { return family_planes(family.id); }
 
-void check_group(const cpu::FamilyArgs& family, int64_t width) {
-  STD_TORCH_CHECK(cpu::fits_groups(family, width), "group: expected a divisor of ", width,
+void fit_group(cpu::FamilyArgs& family, int64_t width) {
+  STD_TORCH_CHECK(cpu::fit_groups(family, width), "group: expected a divisor of ", width,
                   " latents, got ", family.group);
 }
 

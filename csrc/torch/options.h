@@ -15,7 +15,7 @@ cpu::Pool pool_of(const std::string& name);
 // Parameter planes per latent: 1, or 2 for [*batch, 2, D].
 int planes_of(const cpu::FamilyArgs& family);
 
-// A categorical width must be a whole number of groups.
-void check_group(const cpu::FamilyArgs& family, int64_t width);
+// A categorical width must be a whole number of groups; settles the group of no latents.
+void fit_group(cpu::FamilyArgs& family, int64_t width);
 
 }  // namespace bll::binding

@@ -38,7 +38,8 @@ Pair run_pair(const PairInputs& in, const std::optional<Tensor>& grad, const Pai
   const RowsOf a(in.a, planes, "a"), b(in.b, planes, "b");
   STD_TORCH_CHECK(a.width() == b.width(), "b: expected ", a.width(), " latents, got shape ",
                   shape_string(in.b));
-  check_group(in.family, a.width());
+  cpu::FamilyArgs family = in.family;
+  fit_group(family, a.width());
   std::optional<Tensor> labels, weight, upstream;
   if (in.labels) {
     STD_TORCH_CHECK(b.batch().size() == 1, "b: expected a class table, got shape ",
@@ -57,7 +58,7 @@ Pair run_pair(const PairInputs& in, const std::optional<Tensor>& grad, const Pai
   Pair out{wants.value ? new_empty(in.a, value_shape, accumulate) : not_wanted(in.a),
            gradient_like(in.a, wants.grad_a), gradient_like(in.b, wants.grad_b)};
   cpu::PairArgs args{};
-  args.family = in.family;
+  args.family = family;
   args.loss = in.loss;
   args.reduction = in.reduction;
   args.width = a.width();

@@ -65,9 +65,13 @@ Tensor checked_accumulate(const Tensor& tensor, const Tensor& a, const std::vect
 void parallel_for(int64_t size, int64_t grain, void (*body)(int64_t, int64_t, void*),
                   void* context);
 
-// The address of an optional tensor's data, or nullptr.
+// The address of an optional tensor's data, or nullptr if there is no tensor. An empty tensor has
+// no address; it still counts as given.
 inline const void* data_or_null(const std::optional<Tensor>& tensor) {
-  return tensor ? tensor->const_data_ptr() : nullptr;
+  static const double nothing = 0;
+  if (!tensor) return nullptr;
+  const void* data = tensor->const_data_ptr();
+  return data ? data : &nothing;
 }
 
 }  // namespace bll::binding
