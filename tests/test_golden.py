@@ -5,7 +5,7 @@ from __future__ import annotations
 import oracle
 import pytest
 import torch
-from golden_table import PairBatch, class_rows, pair_batches
+from golden_table import ClassRow, PairBatch, class_rows, pair_batches
 from tolerance import GRADIENT_ELEMENTWISE, relative_elementwise
 
 from bll_kernels.ops import op
@@ -59,6 +59,17 @@ def scales(batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
     return value, gradient
 
 
+def class_scales(row: ClassRow) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sizes of the scores, the residuals and the slopes behind a class loss.
+
+    A wrong digit of a score moves every probability by that much.
+    """
+    family = oracle.OracleFamily(row.family, tau=row.tau)
+    scores = oracle.class_scores(row.a, row.table, family, row.bias, row.normalize)
+    slope = (1 + row.a.abs().max() + row.table.abs().max()) * max(1.0, row.tau)
+    return 1 + scores.abs().max(), row.dbias.abs().max(), slope
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("family", oracle.FAMILIES)
 def test_pair_losses(backend: str, family: str, dtype: torch.dtype) -> None:
@@ -105,13 +116,7 @@ def test_class_losses(backend: str, family: str, dtype: torch.dtype) -> None:
             *(family, group, row.tau, row.normalize, 1.0, "none"),
             *(True, True, True),
         )
-        # A wrong digit of a score moves every probability by that much.
-        scores = oracle.class_scores(
-            row.a, row.table, oracle.OracleFamily(family, tau=row.tau), row.bias, row.normalize
-        )
-        size = 1 + scores.abs().max()
-        residual = row.dbias.abs().max()
-        slope = (1 + row.a.abs().max() + row.table.abs().max()) * max(1.0, row.tau)
+        size, residual, slope = class_scales(row)
         check(value[0], row.value, dtype, size)
         check(dbias, row.dbias, dtype, size * residual)
         check(da[0], row.da, dtype, size * slope * residual, slope)

@@ -16,7 +16,6 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import bll_kernels as bk
 from bll_kernels.ops import BACKENDS, SCHEMAS, op
 
-
 #: Tracing takes ten times as long as the other checks: every third sample has it too.
 QUICK_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
 
