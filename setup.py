@@ -20,8 +20,9 @@ import site
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -41,38 +42,25 @@ class Missing(Exception):
     """Something a target needs is not there; the message says what."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """One shared library: where its own sources lie, and what they need."""
+class Needs(NamedTuple):
+    """What one target compiles and links with."""
+
+    compile: list[str]
+    link: list[str]
+    facts: dict[str, str]
+
+
+class Target(NamedTuple):
+    """One shared library: its own sources in csrc/folder, and what they need."""
 
     name: str
     folder: str
+    needs: Callable[[], Needs]
     extension: Extension
-    defines: tuple[str, ...] = ()
-
-
-TARGETS = (
-    Target("_core", "numpy", Extension("bll_kernels._core", [], optional=True)),
-    Target(
-        "_C",
-        "torch",
-        Extension("bll_kernels._C", [], optional=True, py_limited_api=True),
-        (f"-DTORCH_TARGET_VERSION={TORCH_TARGET}",),
-    ),
-)
-
-
-@dataclass
-class Needs:
-    """What one target compiles and links with."""
-
-    includes: list[Path] = field(default_factory=list)
-    link: list[str] = field(default_factory=list)
-    about: dict[str, str] = field(default_factory=dict)
 
 
 def build_mode() -> str:
-    mode = os.environ.get("BLL_BUILD", "auto") or "auto"
+    mode = os.environ.get("BLL_BUILD") or "auto"
     if mode not in MODES:
         raise SystemExit(f"BLL_BUILD: expected one of {', '.join(MODES)}, got {mode!r}")
     if mode == "cuda":
@@ -92,23 +80,15 @@ def cxx_flags() -> list[str]:
 
 
 def find_compiler() -> list[str]:
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
-    for name in names:
+    for name in (sysconfig.get_config_var("CXX") or "", "g++", "clang++", "c++"):
         command = shlex.split(name)
         if command and shutil.which(command[0]):
             return command
-    raise Missing(f"no C++ compiler found (looked for {', '.join(names)})")
+    raise Missing("no C++ compiler found (looked for g++, clang++, c++)")
 
 
 def find_ninja() -> str:
-    spec = importlib.util.find_spec("ninja")
-    if spec is not None:
-        import ninja
-
-        path = shutil.which("ninja", path=ninja.BIN_DIR)
-        if path:
-            return path
-    path = shutil.which("ninja")
+    path = shutil.which("ninja", path=sysconfig.get_path("scripts")) or shutil.which("ninja")
     if path is None:
         raise Missing("ninja not found (pip install ninja)")
     return path
@@ -150,37 +130,42 @@ def find_torch() -> tuple[Path, str]:
     raise Missing(f"torch not found; {NO_TORCH_HINT}")
 
 
+def include(folder: Path) -> list[str]:
+    # The prefix map keeps paths of the building machine out of error messages.
+    return ["-isystem", str(folder), f"-fmacro-prefix-map={folder}=."]
+
+
 def torch_needs() -> Needs:
     torch, version = find_torch()
+    flags = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *include(torch / "include")]
     # torch's own libraries are already loaded when _C is, so no run path is recorded; without
     # --no-as-needed the NEEDED entry that makes them visible to _C could be dropped.
     link = [f"-L{torch / 'lib'}", "-Wl,--no-as-needed", "-ltorch_cpu", "-Wl,--as-needed"]
-    return Needs([torch / "include"], link, {"torch": version})
+    return Needs(flags, link, {"torch_version": version})
 
 
-def numpy_needs() -> Needs:
+def find_pybind11() -> Path:
     spec = importlib.util.find_spec("pybind11")
     if spec is None or spec.origin is None:
         raise Missing("pybind11 not found (pip install pybind11)")
+    return Path(spec.origin).parent
+
+
+def numpy_needs() -> Needs:
     python = Path(sysconfig.get_path("include"))
     if not (python / "Python.h").is_file():
         raise Missing("Python.h not found (install the Python development headers)")
-    return Needs([Path(spec.origin).parent / "include", python], [], {"python": python.name})
+    flags = [*include(find_pybind11() / "include"), *include(python)]
+    return Needs(flags, [], {"python": sysconfig.get_python_version()})
 
 
-NEEDS = {"_core": numpy_needs, "_C": torch_needs}
+_CORE = Extension("bll_kernels._core", [], optional=True)
+_C = Extension("bll_kernels._C", [], optional=True, py_limited_api=True)
+TARGETS = (Target("_core", "numpy", numpy_needs, _CORE), Target("_C", "torch", torch_needs, _C))
 
 
 def escape(text: object) -> str:
     return re.sub(r"([$ :\n])", r"$\1", str(text))
-
-
-def compile_flags(target: Target, needs: Needs) -> str:
-    flags = [*target.defines]
-    for folder in needs.includes:
-        # The prefix map keeps paths of the building machine out of error messages.
-        flags += ["-isystem", str(folder), f"-fmacro-prefix-map={folder}=."]
-    return shlex.join(flags)
 
 
 def write_ninja(compiler: list[str], planned: list[tuple[Target, Needs]]) -> None:
@@ -204,7 +189,7 @@ def write_ninja(compiler: list[str], planned: list[tuple[Target, Needs]]) -> Non
 
     kernels = compile_all("cpu", "")
     for target, needs in planned:
-        own = compile_all(target.folder, compile_flags(target, needs).replace("$", "$$"))
+        own = compile_all(target.folder, shlex.join(needs.compile).replace("$", "$$"))
         library = escape(NINJA_DIR / f"{target.name}.so")
         flags = shlex.join(["-Wl,--exclude-libs,ALL", *needs.link]).replace("$", "$$")
         lines.append(f"build {library}: link {' '.join(own + kernels)}\n  flags = {flags}")
@@ -229,45 +214,49 @@ def compiler_version(compiler: list[str]) -> str:
     return done.stdout.splitlines()[0] if done.stdout else shlex.join(compiler)
 
 
-def build_targets(mode: str) -> tuple[dict[str, Path], dict[str, object]]:
-    """Compiles what can be compiled: the libraries, and the record for `_build_info.json`."""
-    results: dict[str, str | None] = {}
-    built: dict[str, Path] = {}
-    about: dict[str, str] = {}
-    planned: list[tuple[Target, Needs]] = []
-    info: dict[str, object] = {"mode": mode, "targets": results, "built_for": about}
-    info["time"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+class Outcome:
+    """What a build made, what it left out and why; the content of `_build_info.json`."""
+
+    def __init__(self, mode: str, reason: str | None = None) -> None:
+        self.libraries: dict[str, Path] = {}
+        self.reasons = {target.name: reason for target in TARGETS}
+        time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        self.facts = {"mode": mode, "time": time, "machine": platform.machine()}
+
+    def write_info(self, folder: Path) -> None:
+        """Writes `_build_info.json`; the reason of a target is null where it was built."""
+        folder.mkdir(parents=True, exist_ok=True)
+        info = {**self.facts, "targets": self.reasons}
+        (folder / "_build_info.json").write_text(json.dumps(info, indent=2) + "\n")
+
+
+def build_targets(mode: str) -> Outcome:
+    """Compiles what can be compiled."""
     if mode == "none":
-        results.update({target.name: "not built: BLL_BUILD=none" for target in TARGETS})
-        return built, info
+        return Outcome(mode, "BLL_BUILD=none")
+    if not sys.platform.startswith("linux"):
+        return Outcome(mode, f"compiled parts are for Linux only, not for {sys.platform}")
     try:
-        if not sys.platform.startswith("linux"):
-            raise Missing(f"compiled kernels are built on Linux only, not on {sys.platform}")
         compiler, ninja = find_compiler(), find_ninja()
     except Missing as error:
-        results.update({target.name: str(error) for target in TARGETS})
-        return built, info
-    about["machine"] = platform.machine()
-    info["compiler"], info["flags"] = compiler_version(compiler), " ".join(cxx_flags())
+        return Outcome(mode, str(error))
+    outcome = Outcome(mode)
+    outcome.facts["compiler"] = compiler_version(compiler)
+    outcome.facts["flags"] = " ".join(cxx_flags())
+    planned: list[tuple[Target, Needs]] = []
     for target in TARGETS:
         try:
-            planned.append((target, NEEDS[target.name]()))
+            planned.append((target, target.needs()))
         except Missing as error:
-            results[target.name] = str(error)
+            outcome.reasons[target.name] = str(error)
     write_ninja(compiler, planned)
     for target, needs in planned:
         try:
-            built[target.name] = run_ninja(ninja, target.name)
-            results[target.name] = None
-            about.update(needs.about)
+            outcome.libraries[target.name] = run_ninja(ninja, target.name)
+            outcome.facts.update(needs.facts)
         except Missing as error:
-            results[target.name] = str(error)
-    return built, info
-
-
-def write_info(folder: Path, info: dict[str, object]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "_build_info.json").write_text(json.dumps(info, indent=2) + "\n")
+            outcome.reasons[target.name] = str(error)
+    return outcome
 
 
 def package_folders(command: build_py | build_ext, inplace: bool) -> list[Path]:
@@ -287,30 +276,31 @@ class BuildPackage(build_py):
     """Without compiled parts, still records that there are none and why."""
 
     def run(self) -> None:
+        """Copies the modules."""
         super().run()
         if not self.distribution.ext_modules:
             for folder in package_folders(self, self.editable_mode):
                 discard(folder)
-                write_info(folder, build_targets("none")[1])
+                build_targets("none").write_info(folder)
 
 
 class BuildNative(build_ext):
     """Builds the shared libraries with ninja and puts them where setuptools wants them."""
 
     def run(self) -> None:
+        """Builds, copies, and prints a line for each library."""
         mode = build_mode()
-        built, info = build_targets(mode)
+        outcome = build_targets(mode)
         for folder in package_folders(self, bool(self.inplace)):
             discard(folder)
-            write_info(folder, info)
+            outcome.write_info(folder)
             for target in TARGETS:
-                if target.name in built:
-                    name = self.get_ext_filename(target.extension.name)
-                    shutil.copy2(built[target.name], folder / Path(name).name)
-        reasons = dict(info["targets"])  # type: ignore[call-overload]
-        for name, reason in reasons.items():
+                if target.name in outcome.libraries:
+                    name = Path(self.get_ext_filename(target.extension.name)).name
+                    shutil.copy2(outcome.libraries[target.name], folder / name)
+        for name, reason in outcome.reasons.items():
             print(f"bll_kernels.{name}: {'built' if reason is None else 'not built: ' + reason}")
-        if mode != "auto" and len(built) < len(TARGETS):
+        if mode != "auto" and len(outcome.libraries) < len(TARGETS):
             raise SystemExit(f"BLL_BUILD={mode}: not everything could be built (see above)")
 
 
