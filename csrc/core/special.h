@@ -12,17 +12,13 @@ namespace bll {
 BLL_HD float magnitude(float x) { return ::fabsf(x); }
 BLL_HD double magnitude(double x) { return ::fabs(x); }
 
-// -x where `side` is positive, x where it is negative: a select that costs two bit operations.
+// -x where side > 0, else x, as bit operations.
 BLL_HD float mirror(float x, float side) {
-  return bits_float(float_bits(x) ^ (~float_bits(side) & 0x80000000u));
+  return bits_float(float_bits(x) ^ (float_bits(0.0f - side) & 0x80000000u));
 }
 BLL_HD double mirror(double x, double side) {
-  return bits_double(double_bits(x) ^ (~double_bits(side) & 0x8000000000000000u));
+  return bits_double(double_bits(x) ^ (double_bits(0.0 - side) & 0x8000000000000000u));
 }
-
-// Whether mirror(., side) changes the sign: side > 0, or +0.
-BLL_HD bool mirrors(float side) { return static_cast<int32_t>(float_bits(side)) >= 0; }
-BLL_HD bool mirrors(double side) { return static_cast<int64_t>(double_bits(side)) >= 0; }
 
 // e^x / 2^(bias - 127) for -87 <= x, as far as the power of two is a float.
 BLL_HD float exp_biased(float x, float bias) {
@@ -39,12 +35,13 @@ BLL_HD float exp_biased(float x, float bias) {
   return y * bits_float(float_bits(shifted) << 23);
 }
 
-// e^x for x <= 0; never below e^-87 (e^-708 in double), where normal numbers end.
+// e^x for x <= 0; 0 below -87 (-708 in double), where normal numbers end.
 BLL_HD float exp_nonpositive(float x) {
 #if defined(__CUDA_ARCH__)
   return expf(x);
 #else
-  return exp_biased(x < -87.0f ? -87.0f : x, 127.0f);
+  const float y = exp_biased(x, 127.0f);
+  return x < -87.0f ? 0.0f : y;
 #endif
 }
 
@@ -75,7 +72,8 @@ BLL_HD double exp_nonpositive(double x) {
 #if defined(__CUDA_ARCH__)
   return ::exp(x);
 #else
-  return exp_biased(x < -708.0 ? -708.0 : x, 1023.0);
+  const double y = exp_biased(x, 1023.0);
+  return x < -708.0 ? 0.0 : y;
 #endif
 }
 
@@ -126,8 +124,8 @@ BLL_HD double expm1_small(double x) {
   return x + x * x * y;
 }
 
-// e^x - 1 - x for |x| <= 1, relatively accurate down to x = 0.
-BLL_HD float expm1_rest_small(float x) {
+// (e^x - 1 - x) / x^2 for |x| <= 1.
+BLL_HD float expm1_rest_ratio(float x) {
   float q = 2.772278776319581e-6f;
   q = q * x + 2.535482963139657e-5f;
   q = q * x + 1.9844024791382253e-4f;
@@ -136,10 +134,10 @@ BLL_HD float expm1_rest_small(float x) {
   q = q * x + 4.166673496365547e-2f;
   q = q * x + 1.666666716337204e-1f;
   q = q * x + 0.5f;
-  return x * x * q;
+  return q;
 }
 
-BLL_HD double expm1_rest_small(double x) {
+BLL_HD double expm1_rest_ratio(double x) {
   double y = 1.0 / 6402373705728000.0;
   y = y * x + 1.0 / 355687428096000.0;
   y = y * x + 1.0 / 20922789888000.0;
@@ -157,7 +155,7 @@ BLL_HD double expm1_rest_small(double x) {
   y = y * x + 1.0 / 24.0;
   y = y * x + 1.0 / 6.0;
   y = y * x + 1.0 / 2.0;
-  return x * x * y;
+  return y;
 }
 
 // atanh(s) - s for |s| <= 1/3, relatively accurate (6e-7) down to s = 0; s + atanh_rest(s) is

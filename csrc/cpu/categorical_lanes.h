@@ -10,17 +10,17 @@ template <class Real>
 struct LaneBlock {
   alignas(64) Real a[kMaxLaneGroup * kLanes];  // later the weights e^(a - max_a)
   alignas(64) Real b[kMaxLaneGroup * kLanes];
-  alignas(64) Real max_a[kLanes], max_b[kLanes], min_b[kLanes], max_r[kLanes], anchor[kLanes];
-  alignas(64) Real inverse_z[kLanes], centre[kLanes], excess[kLanes], spread[kLanes];
+  alignas(64) Real max_a[kLanes], max_b[kLanes], min_b[kLanes], anchor[kLanes];
+  alignas(64) Real inverse_z[kLanes], centre[kLanes], excess[kLanes], gap[kLanes];
 
   BLL_HD typename Categorical<Real>::Range range(int lane) const {
-    return {max_a[lane], max_b[lane], min_b[lane], max_r[lane], anchor[lane]};
+    return {max_a[lane], max_b[lane], min_b[lane], anchor[lane], Real(-HUGE_VAL)};
   }
   BLL_HD typename Categorical<Real>::Prior prior(int lane) const {
     return {inverse_z[lane], centre[lane]};
   }
   BLL_HD typename Categorical<Real>::Tilt tilted(int lane) const {
-    return {excess[lane], spread[lane]};
+    return {excess[lane], gap[lane]};
   }
 };
 
@@ -44,10 +44,10 @@ BLL_HD void lanes_store(const Real* __restrict from, int64_t group, int count,
 }
 
 template <class Real>
-BLL_HD void lanes_range(const Categorical<Real>& family, int64_t group, LaneBlock<Real>& block) {
+BLL_HD void lanes_range(int64_t group, LaneBlock<Real>& block) {
 #pragma omp simd
   for (int l = 0; l < kLanes; ++l) {
-    block.max_a[l] = block.max_b[l] = block.max_r[l] = -HUGE_VAL;
+    block.max_a[l] = block.max_b[l] = -HUGE_VAL;
     block.min_b[l] = HUGE_VAL;
     block.anchor[l] = -HUGE_VAL;
   }
@@ -56,12 +56,10 @@ BLL_HD void lanes_range(const Categorical<Real>& family, int64_t group, LaneBloc
     const Real* b = block.b + j * kLanes;
 #pragma omp simd
     for (int l = 0; l < kLanes; ++l) {
-      const Real r = a[l] + family.tilt * b[l];
       block.anchor[l] = a[l] > block.max_a[l] ? b[l] : block.anchor[l];
       block.max_a[l] = a[l] > block.max_a[l] ? a[l] : block.max_a[l];
       block.max_b[l] = b[l] > block.max_b[l] ? b[l] : block.max_b[l];
       block.min_b[l] = b[l] < block.min_b[l] ? b[l] : block.min_b[l];
-      block.max_r[l] = r > block.max_r[l] ? r : block.max_r[l];
     }
   }
 }
@@ -74,9 +72,9 @@ BLL_HD void lanes_prior(const Categorical<Real>& family, int64_t group, LaneBloc
     const Real* b = block.b + j * kLanes;
 #pragma omp simd
     for (int l = 0; l < kLanes; ++l) {
-      a[l] = exp_any(a[l] - block.max_a[l]);
+      a[l] = exp_nonpositive(a[l] - block.max_a[l]);
       z[l] += a[l];
-      moment[l] += a[l] * family.message(block.range(l), b[l]);
+      moment[l] += family.weighted(a[l], family.message(block.range(l), b[l]));
     }
   }
 #pragma omp simd
@@ -88,7 +86,7 @@ BLL_HD void lanes_prior(const Categorical<Real>& family, int64_t group, LaneBloc
 
 template <bool Narrow, class Real>
 BLL_HD void lanes_tilt(const Categorical<Real>& family, int64_t group, LaneBlock<Real>& block) {
-  alignas(64) Real excess[kLanes] = {}, spread[kLanes] = {};
+  alignas(64) Real excess[kLanes] = {}, gap[kLanes] = {};
   for (int64_t j = 0; j < group; ++j) {
     const Real* weights = block.a + j * kLanes;
     const Real* b = block.b + j * kLanes;
@@ -97,13 +95,13 @@ BLL_HD void lanes_tilt(const Categorical<Real>& family, int64_t group, LaneBlock
       const Real c = family.message(block.range(l), b[l]) - block.centre[l];
       const auto growth = Categorical<Real>::template growth<Narrow>(c);
       excess[l] += weights[l] * growth.rest;
-      spread[l] += weights[l] * (growth.x * c);
+      gap[l] += weights[l] * growth.gap;
     }
   }
 #pragma omp simd
   for (int l = 0; l < kLanes; ++l) {
     block.excess[l] = excess[l] * block.inverse_z[l];
-    block.spread[l] = spread[l] * block.inverse_z[l];
+    block.gap[l] = gap[l] * block.inverse_z[l];
   }
 }
 
@@ -149,7 +147,7 @@ BLL_HD bool lanes_block(const Tile<Real>& tile, int64_t start, int count, Real& 
   LaneBlock<Real> block;
   lanes_load(tile.a + start, tile.group, count, block.a);
   lanes_load(tile.b + start, tile.group, count, block.b);
-  lanes_range(family, tile.group, block);
+  lanes_range(tile.group, block);
   lanes_prior(family, tile.group, block);
   bool narrow = true;
   for (int l = 0; l < kLanes; ++l) {

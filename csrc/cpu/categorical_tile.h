@@ -11,16 +11,13 @@ inline constexpr int64_t kSumBlock = 512;
 
 template <class Real>
 BLL_HD typename Categorical<Real>::Range categorical_range(const Real* __restrict a,
-                                                           const Real* __restrict b, Real tilt,
-                                                           int64_t size) {
-  Real max_a = -HUGE_VAL, max_b = -HUGE_VAL, min_b = HUGE_VAL, max_r = -HUGE_VAL;
-#pragma omp simd reduction(max : max_a, max_b, max_r) reduction(min : min_b)
+                                                           const Real* __restrict b, int64_t size) {
+  Real max_a = -HUGE_VAL, max_b = -HUGE_VAL, min_b = HUGE_VAL;
+#pragma omp simd reduction(max : max_a, max_b) reduction(min : min_b)
   for (int64_t i = 0; i < size; ++i) {
-    const Real r = a[i] + tilt * b[i];
     max_a = a[i] > max_a ? a[i] : max_a;
     max_b = b[i] > max_b ? b[i] : max_b;
     min_b = b[i] < min_b ? b[i] : min_b;
-    max_r = r > max_r ? r : max_r;
   }
   Real anchor = -HUGE_VAL;
 #pragma omp simd reduction(max : anchor)
@@ -28,28 +25,54 @@ BLL_HD typename Categorical<Real>::Range categorical_range(const Real* __restric
     const Real candidate = a[i] == max_a ? b[i] : Real(-HUGE_VAL);
     anchor = candidate > anchor ? candidate : anchor;
   }
-  return {max_a, max_b, min_b, max_r, anchor};
+  return {max_a, max_b, min_b, anchor, Real(-HUGE_VAL)};
 }
 
-// Weights e^(a - max_a) of alpha, or e^(r - max_r) of the posterior, left unnormalised in
-// `weights`; returns 1 / their sum and the mean message under them.
-template <class Sums, class Real>
-BLL_HD Sums categorical_weights(const Categorical<Real>& family,
-                                const typename Categorical<Real>::Range& range,
-                                const Real* __restrict a, const Real* __restrict b, int64_t size,
-                                Real* __restrict weights) {
-  constexpr bool posterior = std::is_same_v<Sums, typename Categorical<Real>::Posterior>;
+// Weights e^(a - max_a), left unnormalised.
+template <class Real>
+BLL_HD typename Categorical<Real>::Prior categorical_prior(
+    const Categorical<Real>& family, const typename Categorical<Real>::Range& range,
+    const Real* __restrict a, const Real* __restrict b, int64_t size, Real* __restrict weights) {
   double z = 0, moment = 0;
   for (int64_t start = 0; start < size; start += kSumBlock) {
     const int64_t stop = size - start < kSumBlock ? size : start + kSumBlock;
     Real block_z = 0, block_moment = 0;
 #pragma omp simd reduction(+ : block_z, block_moment)
     for (int64_t i = start; i < stop; ++i) {
-      const Real weight = posterior ? exp_any(a[i] + family.tilt * b[i] - range.max_r)
-                                    : exp_any(a[i] - range.max_a);
+      const Real weight = exp_nonpositive(a[i] - range.max_a);
       weights[i] = weight;
       block_z += weight;
-      block_moment += weight * family.message(range, b[i]);
+      block_moment += family.weighted(weight, family.message(range, b[i]));
+    }
+    z += static_cast<double>(block_z);
+    moment += static_cast<double>(block_moment);
+  }
+  return {static_cast<Real>(1 / z), static_cast<Real>(moment / z)};
+}
+
+// Completes the range; weights e^(r - max_r), left unnormalised.
+template <class Real>
+BLL_HD typename Categorical<Real>::Posterior categorical_posterior(
+    const Categorical<Real>& family, typename Categorical<Real>::Range& range,
+    const typename Categorical<Real>::Prior& prior, const Real* __restrict a,
+    const Real* __restrict b, int64_t size, Real* __restrict weights) {
+  Real max_r = -HUGE_VAL;
+#pragma omp simd reduction(max : max_r)
+  for (int64_t i = 0; i < size; ++i) {
+    const Real r = family.logit(range, a[i], b[i]);
+    max_r = r > max_r ? r : max_r;
+  }
+  range.max_r = max_r;
+  double z = 0, moment = 0;
+  for (int64_t start = 0; start < size; start += kSumBlock) {
+    const int64_t stop = size - start < kSumBlock ? size : start + kSumBlock;
+    Real block_z = 0, block_moment = 0;
+#pragma omp simd reduction(+ : block_z, block_moment)
+    for (int64_t i = start; i < stop; ++i) {
+      const Real weight = exp_nonpositive(family.logit(range, a[i], b[i]) - max_r);
+      weights[i] = weight;
+      block_z += weight;
+      block_moment += family.weighted(weight, family.message(range, b[i]) - prior.centre);
     }
     z += static_cast<double>(block_z);
     moment += static_cast<double>(block_moment);
@@ -62,21 +85,21 @@ BLL_HD typename Categorical<Real>::Tilt categorical_tilt(
     const Categorical<Real>& family, const typename Categorical<Real>::Range& range,
     const typename Categorical<Real>::Prior& prior, const Real* __restrict weights,
     const Real* __restrict b, int64_t size) {
-  double excess = 0, spread = 0;
+  double excess = 0, gap = 0;
   for (int64_t start = 0; start < size; start += kSumBlock) {
     const int64_t stop = size - start < kSumBlock ? size : start + kSumBlock;
-    Real block_excess = 0, block_spread = 0;
-#pragma omp simd reduction(+ : block_excess, block_spread)
+    Real block_excess = 0, block_gap = 0;
+#pragma omp simd reduction(+ : block_excess, block_gap)
     for (int64_t i = start; i < stop; ++i) {
       const Real c = family.message(range, b[i]) - prior.centre;
       const auto growth = Categorical<Real>::template growth<Narrow>(c);
       block_excess += weights[i] * growth.rest;
-      block_spread += weights[i] * (growth.x * c);
+      block_gap += weights[i] * growth.gap;
     }
     excess += static_cast<double>(block_excess);
-    spread += static_cast<double>(block_spread);
+    gap += static_cast<double>(block_gap);
   }
-  return {static_cast<Real>(excess * prior.inverse_z), static_cast<Real>(spread * prior.inverse_z)};
+  return {static_cast<Real>(excess * prior.inverse_z), static_cast<Real>(gap * prior.inverse_z)};
 }
 
 template <Loss L, Want W, bool Narrow, class Real>
@@ -106,24 +129,24 @@ BLL_HD Real categorical_tilted(const Tile<Real>& tile, int64_t start,
 
 template <Loss L, Want W, class Real>
 BLL_HD Real categorical_direct(const Tile<Real>& tile, int64_t start,
-                               const typename Categorical<Real>::Range& range,
+                               typename Categorical<Real>::Range range,
                                const typename Categorical<Real>::Prior& prior) {
   const Categorical<Real> family = *static_cast<const Categorical<Real>*>(tile.family);
   const Real* __restrict a = tile.a + start;
   const Real* __restrict b = tile.b + start;
   Real* __restrict grad_a = tile.grad_a + start;
   Real* __restrict grad_b = tile.grad_b + start;
-  const auto posterior = categorical_weights<typename Categorical<Real>::Posterior>(
-      family, range, a, b, tile.group, tile.scratch);
+  const auto posterior =
+      categorical_posterior(family, range, prior, a, b, tile.group, tile.scratch);
   if constexpr (wants_grad_a(W)) {
     const Real* __restrict weights = tile.scratch;
     const Real scale = tile.scale, scale_b = tile.scale * family.tilt;
 #pragma omp simd
     for (int64_t i = 0; i < tile.group; ++i) {
-      const Real p = exp_any(a[i] - range.max_a) * prior.inverse_z;
+      const Real p = exp_nonpositive(a[i] - range.max_a) * prior.inverse_z;
       const Real rho = weights[i] * posterior.inverse_z;
-      const auto terms = Categorical<Real>::template element<L>(p, rho, family.message(range, b[i]),
-                                                                prior, posterior);
+      const Real c = family.message(range, b[i]) - prior.centre;
+      const auto terms = Categorical<Real>::template element<L>(p, rho, c, posterior);
       grad_a[i] = scale * terms.a[0];
       if constexpr (wants_grad_b(W)) grad_b[i] = scale_b * terms.b[0];
     }
@@ -138,9 +161,8 @@ BLL_HD Real categorical_group(const Tile<Real>& tile, int64_t start) {
   const Family family = *static_cast<const Family*>(tile.family);
   const Real* a = tile.a + start;
   const Real* b = tile.b + start;
-  const auto range = categorical_range(a, b, family.tilt, tile.group);
-  const auto prior =
-      categorical_weights<typename Family::Prior>(family, range, a, b, tile.group, tile.scratch);
+  const auto range = categorical_range(a, b, tile.group);
+  const auto prior = categorical_prior(family, range, a, b, tile.group, tile.scratch);
   switch (family.form(range, prior)) {
     case Family::Form::kNarrow:
       return categorical_tilted<L, W, true>(tile, start, range, prior);

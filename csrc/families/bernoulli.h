@@ -36,9 +36,9 @@ struct Bernoulli {
     NaturalPair<Real> out;
     out.kl = f.kl();
     out.reverse_kl = f.reverse_kl();
-    out.log_evidence = f.log_evidence(mirrors(a));
+    out.log_evidence = f.log_evidence(a > 0);
     out.shift = mirror(f.shift, a);
-    out.posterior_mean = (mirrors(a) ? f.fall : f.rise) * f.ir;
+    out.posterior_mean = (a > 0 ? f.fall : f.rise) * f.ir;
     out.posterior_response = f.posterior_variance() * b;
     out.prior_response = f.prior_variance() * b;
     out.kl_slope = mirror(f.kl_slope(), a);
@@ -64,7 +64,7 @@ struct Bernoulli {
       a = prior;
       b = message;
       r = a + b;
-      above = mirrors(r);
+      above = r > 0;
       small = Small || magnitude(b) < kSmall;
       ea = stage.prior;
       er = stage.posterior;
@@ -115,8 +115,9 @@ struct Bernoulli {
     BLL_HD Real reverse_kl() const {
       const Real w = balance();
       const Real near = b * shift * (Real(0.5) - b * w * asymmetry(w));
-      const Real far = (above ? r : Real(0)) - b * (ea * ia) + log_ratio();
-      const Real value = small ? near : far;
+      // At a = 0 the two sides agree; |b| / 2 also says so of an infinite message.
+      const Real drift = a == 0 ? magnitude(b) / 2 : (above ? r : Real(0)) - b * (ea * ia);
+      const Real value = small ? near : drift + log_ratio();
       return value < 0 ? Real(0) : value;
     }
 

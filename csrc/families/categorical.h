@@ -1,6 +1,6 @@
 // Categorical latents: groups of `group` logits, A(a) = log sum exp(a), mu = softmax
-// (docs/method.md). A group is three sweeps: Range over a and b, Prior over e^a, Tilt (or
-// Posterior) over the message; then value and gradients follow per element.
+// (docs/method.md). Sweeps over a group find Range, Prior and Tilt (or Posterior); then value and
+// gradients follow per element.
 #pragma once
 
 #include "core/special.h"
@@ -16,29 +16,35 @@ struct Categorical {
 
   Categorical(double /*tau*/, double message_tilt) : tilt(static_cast<Real>(message_tilt)) {}
 
-  // Sweep 1: extremes of a, untilted b and r = a + b (they may overlook NaN, which later sweeps
-  // carry on), and `anchor`, the b of alpha's most probable element. Messages are taken relative to
-  // it, so that the mean message keeps its accuracy when alpha is all but certain.
+  // Sweep 1: extremes of a and of the untilted b (they may overlook NaN, which later sweeps carry
+  // on). Sweep 2: `anchor`, the b of alpha's most probable element, and the largest posterior
+  // logit. Messages count from the anchor, so that the mean message keeps its accuracy when alpha
+  // is all but certain.
   struct Range {
-    Real max_a, max_b, min_b, max_r, anchor;
+    Real max_a, max_b, min_b, anchor, max_r;
   };
 
   BLL_HD Real message(const Range& range, Real b) const { return tilt * (b - range.anchor); }
+  BLL_HD Real logit(const Range& range, Real a, Real b) const { return a + message(range, b); }
 
-  // Sweep 2: z = sum e^(a - max_a), centre = E_alpha[message].
+  // p x with 0 x = 0: a masked element (a = -inf) contributes nothing.
+  BLL_HD static Real weighted(Real p, Real x) { return p > 0 ? p * x : p * 0; }
+
+  // Sweep 3: z = sum e^(a - max_a), centre = E_alpha[message].
   struct Prior {
     Real inverse_z, centre;
   };
 
-  // Sweep 3, messages that amplify no element beyond e^32: with c = message - centre and
-  // x = e^c - 1, excess = E_alpha[x - c] and spread = E_alpha[x c], both free of cancellation.
+  // Sweep 4, messages that amplify no element beyond e^32: with c = message - centre and
+  // x = e^c - 1, excess = E_alpha[x - c] and gap = E_alpha[x c - (x - c)], free of cancellation.
   struct Tilt {
-    Real excess, spread;
+    Real excess, gap;
+    BLL_HD Real mean() const { return (excess + gap) / (1 + excess); }  // E_rho[c]
   };
 
-  // Sweep 3, other messages: z = sum e^(r - max_r), centre = E_rho[message].
+  // Sweep 4, other messages: z = sum e^(r - max_r), mean = E_rho[c].
   struct Posterior {
-    Real inverse_z, centre;
+    Real inverse_z, mean;
   };
 
   enum class Form { kNarrow, kTilt, kDirect };
@@ -55,15 +61,18 @@ struct Categorical {
     Real factor;  // e^c
     Real x;       // e^c - 1
     Real rest;    // e^c - 1 - c
+    Real gap;     // x c - rest
   };
 
   template <bool Narrow>
   BLL_HD static Growth growth(Real c) {
-    const Real near = expm1_rest_small(c);
-    if (Narrow) return {1 + (c + near), c + near, near};
+    const Real ratio = expm1_rest_ratio(c), square = c * c;
+    const Real rest = square * ratio, gap = square * (1 - (1 - c) * ratio);
+    if (Narrow) return {1 + (c + rest), c + rest, rest, gap};
     const Real factor = exp_any(c), far = factor - 1;
     const bool small = magnitude(c) < 1;
-    return {factor, small ? c + near : far, small ? near : far - c};
+    return {factor, small ? c + rest : far, small ? rest : far - c,
+            small ? gap : far * c - (far - c)};
   }
 
   template <Loss L>
@@ -71,18 +80,20 @@ struct Categorical {
     const Real log_mean = log1p_nonnegative(tilted.excess);  // log E_alpha[e^c]
     if (L == Loss::kEvidence) return -(tilt * range.anchor + prior.centre + log_mean);
     if (L == Loss::kReverseKl || L == Loss::kReverseKlFull) return log_mean;
-    const Real kl = tilted.spread / (1 + tilted.excess) - log_mean;
+    const Real kl = tilted.mean() - log_mean;
     return kl < 0 ? Real(0) : kl;
   }
 
   template <Loss L>
   BLL_HD Real value(const Range& range, const Prior& prior, const Posterior& posterior) const {
-    // log E_alpha[e^message]
-    const Real log_mean = (range.max_r - range.max_a - tilt * range.anchor) +
-                          Real(::log(prior.inverse_z / posterior.inverse_z));
-    if (L == Loss::kEvidence) return -(tilt * range.anchor + log_mean);
+    // log E_alpha[e^c]; an infinite logit is the whole sum.
+    const Real log_ratio = Real(::log(prior.inverse_z / posterior.inverse_z));
+    const bool infinite = range.max_r == Real(HUGE_VAL);
+    const Real log_mean =
+        range.max_r - range.max_a - prior.centre + (infinite ? 0 * prior.inverse_z : log_ratio);
+    if (L == Loss::kEvidence) return -(tilt * range.anchor + prior.centre + log_mean);
     const bool reverse = L == Loss::kReverseKl || L == Loss::kReverseKlFull;
-    const Real kl = reverse ? log_mean - prior.centre : posterior.centre - log_mean;
+    const Real kl = reverse ? log_mean : posterior.mean - log_mean;
     return kl < 0 ? Real(0) : kl;
   }
 
@@ -91,14 +102,15 @@ struct Categorical {
   BLL_HD static PairTerms<Real, 1> element(Real p, Real c, Tilt t) {
     const Growth g = growth<Narrow>(c);
     const Real q = p / (1 + t.excess), rho = q * g.factor;
-    const Real mean = t.spread / (1 + t.excess);
     switch (L) {
       case Loss::kKl:
         return {0, {q * (t.excess - g.x)}, {0}};
-      case Loss::kKlFull:
-        return {0, {q * (g.x * c - g.rest + t.excess - g.factor * mean)}, {rho * (c - mean)}};
+      case Loss::kKlFull: {
+        const Real mean = t.mean(), offset = (t.excess * t.excess - t.gap) / (1 + t.excess);
+        return {0, {q * (g.gap + offset - g.x * mean)}, {rho * (c - mean)}};
+      }
       case Loss::kReverseKl:
-        return {0, {-p * c}, {0}};
+        return {0, {-weighted(p, c)}, {0}};
       case Loss::kReverseKlFull:
         return {0, {q * (g.rest - t.excess - c * t.excess)}, {q * (g.x - t.excess)}};
       default:
@@ -108,19 +120,18 @@ struct Categorical {
 
   // The same from both probabilities.
   template <Loss L>
-  BLL_HD static PairTerms<Real, 1> element(Real p, Real rho, Real message, const Prior& prior,
-                                           const Posterior& posterior) {
+  BLL_HD static PairTerms<Real, 1> element(Real p, Real rho, Real c, Posterior posterior) {
     switch (L) {
       case Loss::kKl:
         return {0, {p - rho}, {0}};
       case Loss::kKlFull: {
-        const Real response = rho * (message - posterior.centre);
+        const Real response = weighted(rho, c - posterior.mean);
         return {0, {response + p - rho}, {response}};
       }
       case Loss::kReverseKl:
-        return {0, {-p * (message - prior.centre)}, {0}};
+        return {0, {-weighted(p, c)}, {0}};
       case Loss::kReverseKlFull:
-        return {0, {rho - p - p * (message - prior.centre)}, {rho - p}};
+        return {0, {rho - p - weighted(p, c)}, {rho - p}};
       default:
         return {0, {p - rho}, {-rho}};
     }
