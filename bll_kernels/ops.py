@@ -1,12 +1,14 @@
 """Schemas, fake kernels and reference implementations of the registered ops.
 
 Every backend is a namespace with the same eight ops: `bll_reference` is implemented here in
-Python; `bll_native` gets its implementations from the compiled libraries. The schemas exist
-without any of them, so exported programs and fake tensors work everywhere.
+Python; `bll_native` gets its implementations from the compiled libraries, `bll_triton` its own
+from modules imported at the first call. The schemas exist without any of them, so exported
+programs and fake tensors work everywhere.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -14,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-from bll_kernels.backends import reference, reference_pool
+from bll_kernels.backends import reference, reference_pool, triton
 from bll_kernels.families import FORMULAS
 from bll_kernels.spec import accumulate_dtype
 
-BACKENDS: Final = ("reference", "native")
+BACKENDS: Final = ("reference", "native", "triton")
 
 _PAIR = "Tensor a, Tensor b, Tensor? labels, Tensor? weight, str family, int group, float tau, "
 _PAIR += "str loss, float tilt, str reduction"
@@ -136,6 +138,33 @@ def _register() -> None:
 
 
 _register()
+
+#: Which module of the Triton backend serves an op, by the beginning of the op's name.
+_TRITON_MODULES: Final = {"pair": "pair"}
+
+
+def _triton_implementation(name: str) -> Callable[..., Any]:
+    """The op, whose kernels are imported when it is first called."""
+    module = f"{triton.__name__}.{_TRITON_MODULES[name.split('_')[0]]}"
+
+    def implementation(*arguments: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*arguments)
+
+    return implementation
+
+
+def _register_triton() -> None:
+    keys = ["CUDA"] if triton.FAILURE is None else []
+    if triton.INTERPRETED and triton.MISSING is None:
+        keys.append("CPU")
+    for name in SCHEMAS:
+        if name.split("_")[0] not in _TRITON_MODULES:
+            continue
+        for key in keys:
+            _LIBRARIES["triton"].impl(name, _triton_implementation(name), key)
+
+
+_register_triton()
 
 
 def op(backend: str, name: str) -> Callable[..., Any]:

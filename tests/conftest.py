@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from bll_kernels import available, use_backend
+from bll_kernels.backends.selection import DEVICES
 
 settings.register_profile(
     "ci",
@@ -24,8 +25,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 BACKENDS = available()
 REQUIRED = {name for name in os.environ.get("BLL_REQUIRE", "").split(",") if name}
-#: Backends the suites run on: what works here, and what must.
-TESTED = [name for name, reason in BACKENDS.items() if reason is None or name in REQUIRED]
+#: Backends the suites run on: what serves CPU tensors here, and what must.
+TESTED = [
+    name
+    for name, reason in BACKENDS.items()
+    if "cpu" in DEVICES[name] and (reason is None or name in REQUIRED)
+]
 
 
 def pytest_report_header() -> list[str]:

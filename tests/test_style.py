@@ -53,6 +53,8 @@ def test_imports_run_in_one_direction(path):
     if path.is_relative_to(ROOT / "bll_kernels"):
         assert "bll" not in imports
         allowed = {"torch", "numpy", "bll_kernels"}
+        if path.stem.endswith(("_triton", "_kernels")):
+            allowed.add("triton")  # imported at the first call only
         assert imports - allowed <= set(_standard_library()), imports
     assert not imports & {"torchvision", "timm", "transformers"}
 

@@ -9,12 +9,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from bll_kernels.backends import native
+from bll_kernels.backends import native, triton
 from bll_kernels.spec import FLOAT_DTYPES
 
 #: Device types each backend can serve, fastest backend first.
 DEVICES: Final[dict[str, frozenset[str]]] = {
     "native": frozenset({"cpu"}),
+    "triton": frozenset({"cpu" if triton.INTERPRETED else "cuda"}),
     "reference": frozenset({"cpu", "cuda", "mps", "xpu", "meta"}),
 }
 
@@ -27,20 +28,22 @@ _forced: str | None = None
 
 def available() -> dict[str, str | None]:
     """Every backend with None where it is usable, else the reason why it is not."""
-    return {"reference": None, "native": native.FAILURE}
+    return {"reference": None, "native": native.FAILURE, "triton": triton.unusable()}
 
 
-def select(device_type: str) -> str:
-    """Backend that serves a device type now.
+def select(device_type: str, dtype: torch.dtype) -> str:
+    """Backend that serves tensors of a device type and dtype now.
 
     Raises:
-        RuntimeError: a backend was asked for by name and cannot serve the device.
+        RuntimeError: a backend was asked for by name and cannot serve the device or dtype.
     """
     if _forced is not None:
         if device_type not in DEVICES[_forced]:
             raise RuntimeError(
                 f"backend {_forced!r} was requested and does not serve device {device_type!r}"
             )
+        if _forced == "triton" and dtype == torch.float64:
+            raise RuntimeError("backend 'triton' was requested and does not serve torch.float64")
         return _forced
     if device_type in DEVICES["native"] and native.FAILURE is None:
         return "native"
@@ -64,7 +67,7 @@ def backend_for(
 
     Raises:
         ValueError: unknown function, or a dtype that no backend serves.
-        RuntimeError: a backend was asked for by name and cannot serve the device.
+        RuntimeError: a backend was asked for by name and cannot serve the device or dtype.
     """
     if function not in FUNCTIONS:
         raise ValueError(
@@ -74,7 +77,8 @@ def backend_for(
         device, dtype = tensor.device, tensor.dtype
     if dtype is not None and dtype not in FLOAT_DTYPES:
         raise ValueError(f"dtype: expected a floating dtype, got {dtype}")
-    return select(torch.device(device if device is not None else "cpu").type)
+    device_type = torch.device(device if device is not None else "cpu").type
+    return select(device_type, torch.float32 if dtype is None else dtype)
 
 
 @contextmanager

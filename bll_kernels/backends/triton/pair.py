@@ -1,0 +1,228 @@
+"""The pair ops: losses between a row of alpha and a row of beta."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from bll_kernels.backends.triton import pair_kernels, reduce_kernels
+from bll_kernels.backends.triton.launch import (
+    ELEMENTS,
+    ceil_div,
+    element_tile,
+    launch,
+    sections,
+    table_tile,
+)
+from bll_kernels.backends.triton.operands import Rows, as_rows, check_dtypes, per_row
+from bll_kernels.families import (
+    FORMULAS,
+    bernoulli_triton,
+    gaussian_diagonal_triton,
+    gaussian_precision_triton,
+    gaussian_triton,
+)
+from bll_kernels.spec import STOPPED_LOSSES
+
+#: Families whose latents are independent of each other.
+ELEMENT_FAMILIES: Final[dict[str, Any]] = {
+    "bernoulli": bernoulli_triton,
+    "gaussian": gaussian_triton,
+    "gaussian-precision": gaussian_precision_triton,
+    "gaussian-diagonal": gaussian_diagonal_triton,
+}
+
+
+@dataclass(frozen=True)
+class PairProblem:
+    """The arguments that every kernel of a pair loss takes alike."""
+
+    a: Rows
+    b: Rows
+    labels: Tensor | None
+    grad: Tensor | None
+    weight: Tensor | None
+    family: str
+    group: int
+    tau: float
+    loss: str
+    tilt: float
+    reduction: str
+
+    @property
+    def planes(self) -> int:
+        """Parameters per latent."""
+        return FORMULAS[self.family].planes
+
+    @property
+    def mean(self) -> float:
+        """What the reduction multiplies a row's loss with."""
+        return 1.0 / max(self.a.count, 1) if self.reduction == "batchmean" else 1.0
+
+    def shared(self) -> dict[str, Any]:
+        """Kernel arguments: sizes, strides, factors and the family's numbers."""
+        family = ELEMENT_FAMILIES[self.family]
+        options = family.options(self.tau, self.tilt, self.loss)
+        weight, grad = per_row(self.weight), per_row(self.grad)
+        return {
+            "a_ptr": self.a.tensor,
+            "weight_ptr": weight.tensor,
+            "grad_ptr": grad.tensor,
+            "rows": self.a.count,
+            "width": self.a.width,
+            "classes": self.b.count,
+            "a_row": self.a.row,
+            "a_plane": self.a.plane,
+            "b_row": self.b.row,
+            "b_plane": self.b.plane,
+            "weight_stride": weight.stride,
+            "grad_stride": grad.stride,
+            "option0": options[0],
+            "option1": options[1],
+            "option2": options[2],
+            "scale": self.mean,
+            "TERMS": family.terms,
+            "LOSS": self.loss,
+            "PLANES": self.planes,
+        }
+
+
+def reduce_partials(partial: Tensor, rows: int, count: int, scale: float) -> Tensor:
+    """Sum [rows, count] partial sums to [rows]."""
+    out = partial.new_empty((rows,))
+    launch(
+        reduce_kernels.sum_partials, rows, 4,
+        partial_ptr=partial, out_ptr=out, count=count, scale=scale, BLOCK=ELEMENTS,
+    )  # fmt: skip
+    return out
+
+
+def elements(
+    problem: PairProblem, grad_a: Tensor | None, grad_b: Tensor | None, with_value: bool
+) -> Tensor | None:
+    """Run the element kernel; returns the value as [rows] or [1]."""
+    a = problem.a
+    tile = element_tile(a.width)
+    chunks = ceil_div(a.width, tile.columns)
+    programs = ceil_div(a.count, tile.rows) * chunks
+    total = problem.reduction != "none"
+    partial = None
+    if with_value:
+        size = programs if total else a.count * chunks
+        partial = a.tensor.new_empty((size,), dtype=torch.float32)
+    launch(
+        pair_kernels.pair_elements, programs, tile.warps,
+        **problem.shared(), b_ptr=problem.b.tensor, labels_ptr=problem.labels, value_ptr=partial,
+        grad_a_ptr=grad_a, grad_b_ptr=grad_b, chunks=chunks, TOTAL=total,
+        ROWS=tile.rows, COLUMNS=tile.columns,
+    )  # fmt: skip
+    if partial is None:
+        return None
+    if total:
+        return reduce_partials(partial, 1, programs, problem.mean)
+    return partial if chunks == 1 else reduce_partials(partial, a.count, chunks, 1.0)
+
+
+def rows_by_label(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Row numbers sorted by label, in their order within a label, and where each label begins."""
+    ordered, order = torch.sort(labels, stable=True)
+    borders = torch.arange(classes + 1, device=labels.device, dtype=labels.dtype)
+    return order, torch.searchsorted(ordered, borders)
+
+
+def table_elements(problem: PairProblem, labels: Tensor, out: Tensor) -> None:
+    """Gradient of a class table: rows sorted by label, each class reduced in a fixed order."""
+    a, classes = problem.a, problem.b.count
+    tile = table_tile(a.width)
+    chunks = ceil_div(a.width, tile.columns)
+    parts = sections(a.count, classes * chunks, tile)
+    order, start = rows_by_label(labels, classes)
+    partial = out
+    if parts > 1 or out.dtype != torch.float32:
+        partial = out.new_empty((parts, *out.shape), dtype=torch.float32)
+    launch(
+        pair_kernels.table_gradient, parts * classes * chunks, tile.warps,
+        **problem.shared(), table_ptr=problem.b.tensor, order_ptr=order, start_ptr=start,
+        out_ptr=partial, parts=parts, ROWS=tile.rows, COLUMNS=tile.columns,
+    )  # fmt: skip
+    if partial is not out:
+        launch(
+            reduce_kernels.sum_sections, ceil_div(out.numel(), ELEMENTS), 4,
+            partial_ptr=partial, out_ptr=out, sections=parts, size=out.numel(), BLOCK=ELEMENTS,
+        )  # fmt: skip
+
+
+Options = tuple[str, int, float, str, float, str]  # family, group, tau, loss, tilt, reduction
+
+
+def _run(
+    grad: Tensor | None,
+    tensors: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    options: Options,
+    *,
+    need_value: bool,
+    need_a: bool,
+    need_b: bool,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    a, b, labels, weight = tensors
+    family, _, _, loss, _, reduction = options
+    check_dtypes(a, b)
+    if labels is not None:
+        labels = labels.reshape(-1).contiguous()
+    problem = PairProblem(as_rows(a, family), as_rows(b, family), labels, grad, weight, *options)
+    shape = a.shape[: a.dim() - problem.planes] if reduction == "none" else torch.Size(())
+    learns = need_b and loss not in STOPPED_LOSSES and a.numel() > 0
+    grad_a = torch.empty(a.shape if need_a else (0,), dtype=a.dtype, device=a.device)
+    fill = torch.empty if learns else torch.zeros
+    grad_b = fill(b.shape if need_b else (0,), dtype=b.dtype, device=b.device)
+    if a.numel() == 0:
+        return torch.zeros(shape, dtype=torch.float32, device=a.device), grad_a, grad_b
+    dense_b = grad_b if learns and labels is None else None
+    value = None
+    if need_value or need_a or dense_b is not None:
+        value = elements(problem, grad_a if need_a else None, dense_b, need_value)
+    if learns and labels is not None:
+        table_elements(problem, labels, grad_b)
+    return None if value is None else value.reshape(shape), grad_a, grad_b
+
+
+def pair_loss(
+    a: Tensor, b: Tensor, labels: Tensor | None, weight: Tensor | None,
+    family: str, group: int, tau: float, loss: str, tilt: float, reduction: str,
+) -> Tensor:  # fmt: skip
+    """Value only; arguments as in the op schema."""
+    options = (family, group, tau, loss, tilt, reduction)
+    tensors = (a, b, labels, weight)
+    value, _, _ = _run(None, tensors, options, need_value=True, need_a=False, need_b=False)
+    assert value is not None
+    return value
+
+
+def pair_loss_backward(
+    grad: Tensor, a: Tensor, b: Tensor, labels: Tensor | None, weight: Tensor | None,
+    family: str, group: int, tau: float, loss: str, tilt: float, reduction: str,
+    need_a: bool, need_b: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients times the upstream gradient; arguments as in the op schema."""
+    options = (family, group, tau, loss, tilt, reduction)
+    tensors = (a, b, labels, weight)
+    _, *grads = _run(grad, tensors, options, need_value=False, need_a=need_a, need_b=need_b)
+    return grads[0], grads[1]
+
+
+def pair_loss_value_and_grad(
+    a: Tensor, b: Tensor, labels: Tensor | None, weight: Tensor | None,
+    family: str, group: int, tau: float, loss: str, tilt: float, reduction: str,
+    need_a: bool, need_b: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Value and gradients in one pass; arguments as in the op schema."""
+    options = (family, group, tau, loss, tilt, reduction)
+    tensors = (a, b, labels, weight)
+    value, grad_a, grad_b = _run(
+        None, tensors, options, need_value=True, need_a=need_a, need_b=need_b
+    )
+    assert value is not None
+    return value, grad_a, grad_b

@@ -1,0 +1,143 @@
+"""The element kernels: losses whose latents are independent, any family by its element function.
+
+A tile is [ROWS, COLUMNS] of latents. Rows stand `a_row` apart, the planes of a latent `a_plane`;
+gradients are contiguous. `labels_ptr` is None for a dense message. A label outside the table
+gives NaN, and touches no memory.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def row_factor(weight_ptr, weight_stride, row, inside):
+    """The weight of every row as float32; 1 without weights."""
+    factor = tl.where(inside, 1.0, 0.0)
+    if weight_ptr is not None:
+        factor = tl.load(weight_ptr + row * weight_stride, mask=inside, other=0.0).to(tl.float32)
+    return factor
+
+
+@triton.jit
+def message_rows(labels_ptr, row, inside, classes):
+    """Which row of b belongs to every row of a, and whether it exists."""
+    source = row
+    exists = inside
+    if labels_ptr is not None:
+        source = tl.load(labels_ptr + row, mask=inside, other=0)
+        exists = inside & (source >= 0) & (source < classes)
+    return source, exists
+
+
+@triton.jit(do_not_specialize=["rows", "classes", "chunks", "weight_stride", "grad_stride"])
+def pair_elements(
+    a_ptr, b_ptr, labels_ptr, weight_ptr, grad_ptr, value_ptr, grad_a_ptr, grad_b_ptr,
+    rows, width, classes, chunks, a_row, a_plane, b_row, b_plane, weight_stride, grad_stride,
+    option0, option1, option2, scale,
+    TERMS: tl.constexpr, LOSS: tl.constexpr, PLANES: tl.constexpr, TOTAL: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Value and gradients of a tile in one pass.
+
+    value is [programs] partial sums if TOTAL, else [rows, chunks]; `scale` multiplies gradients.
+    """
+    program = tl.program_id(0)
+    chunk = program % chunks
+    row = (program // chunks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = chunk * COLUMNS + tl.arange(0, COLUMNS)
+    inside = row < rows
+    source, exists = message_rows(labels_ptr, row, inside, classes)
+    mask = inside[:, None] & (column < width)[None, :]
+    b_mask = exists[:, None] & (column < width)[None, :]
+    a_at = a_ptr + (row * a_row)[:, None] + column[None, :]
+    b_at = b_ptr + (source * b_row)[:, None] + column[None, :]
+    a = tl.load(a_at, mask=mask, other=0.0).to(tl.float32)
+    b = tl.load(b_at, mask=b_mask, other=float("nan")).to(tl.float32)
+    if PLANES == 1:
+        value, grad_a, grad_b = TERMS(a, b, option0, option1, option2, LOSS)
+    else:
+        a2 = tl.load(a_at + a_plane, mask=mask, other=0.0).to(tl.float32)
+        b2 = tl.load(b_at + b_plane, mask=b_mask, other=float("nan")).to(tl.float32)
+        value, grad_a, grad_a2, grad_b, grad_b2 = TERMS(
+            a, a2, b, b2, option0, option1, option2, LOSS
+        )
+
+    factor = row_factor(weight_ptr, weight_stride, row, inside)
+    if value_ptr is not None:
+        per_row = tl.sum(tl.where(mask, value, 0.0), 1) * factor
+        if TOTAL:
+            tl.store(value_ptr + program, tl.sum(tl.where(inside, per_row, 0.0), 0))
+        else:
+            tl.store(value_ptr + row * chunks + chunk, per_row, mask=inside)
+
+    factor = factor * scale
+    if grad_ptr is not None:
+        factor = factor * tl.load(grad_ptr + row * grad_stride, mask=inside, other=0.0)
+    at = (row * (PLANES * width))[:, None] + column[None, :]
+    factor = factor[:, None]
+    if grad_a_ptr is not None:
+        tl.store(grad_a_ptr + at, grad_a * factor, mask=mask)
+        if PLANES == 2:
+            tl.store(grad_a_ptr + at + width, grad_a2 * factor, mask=mask)
+    if grad_b_ptr is not None:
+        tl.store(grad_b_ptr + at, grad_b * factor, mask=mask)
+        if PLANES == 2:
+            tl.store(grad_b_ptr + at + width, grad_b2 * factor, mask=mask)
+
+
+@triton.jit(do_not_specialize=["classes", "rows", "parts", "weight_stride", "grad_stride"])
+def table_gradient(
+    a_ptr, table_ptr, order_ptr, start_ptr, weight_ptr, grad_ptr, out_ptr,
+    rows, width, classes, parts, a_row, a_plane, b_row, b_plane, weight_stride, grad_stride,
+    option0, option1, option2, scale,
+    TERMS: tl.constexpr, LOSS: tl.constexpr, PLANES: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Gradient of a class table: every program walks over one section of one class's rows.
+
+    `order` lists the rows sorted by label, `start[c]` where class c begins in it;
+    out is [parts, classes, PLANES, width] float32.
+    """
+    chunks = tl.cdiv(width, COLUMNS)
+    program = tl.program_id(0)
+    column = (program % chunks) * COLUMNS + tl.arange(0, COLUMNS)
+    label = (program // chunks % classes).to(tl.int64)
+    part = (program // chunks // classes).to(tl.int64)
+    first = tl.load(start_ptr + label)
+    last = tl.load(start_ptr + label + 1)
+    share = tl.cdiv(last - first, parts)
+    begin = first + part * share
+    end = begin + share
+    end = tl.where(end < last, end, last)
+
+    lane = tl.arange(0, ROWS)
+    wide = (column < width)[None, :]
+    b_at = table_ptr + label * b_row + column[None, :]
+    b = tl.load(b_at, mask=wide, other=0.0).to(tl.float32)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    if PLANES == 2:
+        b2 = tl.load(b_at + b_plane, mask=wide, other=0.0).to(tl.float32)
+        total2 = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for position in range(begin, end, ROWS):
+        inside = position + lane < end
+        row = tl.load(order_ptr + position + lane, mask=inside, other=0)
+        factor = row_factor(weight_ptr, weight_stride, row, inside) * scale
+        if grad_ptr is not None:
+            factor = factor * tl.load(grad_ptr + row * grad_stride, mask=inside, other=0.0)
+        factor = factor[:, None]
+        mask = inside[:, None] & wide
+        a_at = a_ptr + (row * a_row)[:, None] + column[None, :]
+        a = tl.load(a_at, mask=mask, other=0.0).to(tl.float32)
+        if PLANES == 1:
+            _, _, grad = TERMS(a, b, option0, option1, option2, LOSS)
+        else:
+            a2 = tl.load(a_at + a_plane, mask=mask, other=0.0).to(tl.float32)
+            _, _, _, grad, grad2 = TERMS(a, a2, b, b2, option0, option1, option2, LOSS)
+            total2 += tl.where(mask, grad2 * factor, 0.0)
+        total += tl.where(mask, grad * factor, 0.0)
+    out_at = out_ptr + (part * classes + label) * (PLANES * width) + column
+    tl.store(out_at, tl.sum(total, 0), mask=column < width)
+    if PLANES == 2:
+        tl.store(out_at + width, tl.sum(total2, 0), mask=column < width)

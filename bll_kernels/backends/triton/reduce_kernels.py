@@ -1,0 +1,31 @@
+"""The second stage of every reduction: partial sums added in a fixed order."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["count"])
+def sum_partials(partial_ptr, out_ptr, count, scale, BLOCK: tl.constexpr):
+    """out[i] = scale * sum of partial[i, :count]; one program per i."""
+    row = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float64)
+    for start in range(0, count, BLOCK):
+        at = start + lane
+        part = tl.load(partial_ptr + row * count + at, mask=at < count, other=0.0)
+        total += part.to(tl.float64)
+    tl.store(out_ptr + row, (tl.sum(total, 0) * scale).to(tl.float32))
+
+
+@triton.jit(do_not_specialize=["sections", "size"])
+def sum_sections(partial_ptr, out_ptr, sections, size, BLOCK: tl.constexpr):
+    """out[i] = sum over s of partial[s, i], cast to out's dtype."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    total = tl.zeros([BLOCK], tl.float32)
+    for section in range(0, sections):
+        offset = tl.cast(section, tl.int64) * size
+        total += tl.load(partial_ptr + offset + at, mask=inside, other=0.0)
+    tl.store(out_ptr + at, total, mask=inside)

@@ -1,0 +1,186 @@
+"""Pair losses of the Triton kernels against the golden tables and the float64 oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import oracle
+import pytest
+import torch
+from cases import PairCase, accurate_da, check_pair, make_pair, package_family, pair_functions
+from golden_table import pair_batches
+from test_golden import check, scales
+from tolerance import GRADIENT_ELEMENTWISE, assert_same_bits, relative_elementwise, relative_l2
+from torch import Tensor
+
+import bll_kernels as bk
+from bll_kernels.backends.triton.launch import element_tile
+from bll_kernels.backends.triton.pair import ELEMENT_FAMILIES
+from bll_kernels.ops import op
+
+pytestmark = pytest.mark.usefixtures("poisoned", "triton_backend")
+
+every_family = pytest.mark.parametrize("family", ELEMENT_FAMILIES)
+every_loss = pytest.mark.parametrize("loss", oracle.LOSSES)
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(scope="module")
+def triton_backend() -> Iterator[None]:
+    with bk.use_backend("triton"):
+        yield
+
+
+@every_family
+def test_golden_table(family: str) -> None:
+    for batch in pair_batches(family):
+        options = (family, batch.group, batch.tau, batch.loss, 1.0, "none")
+        value, da, db = op("triton", "pair_loss_value_and_grad")(
+            batch.a.float(), batch.b.float(), None, None, *options, True, True
+        )
+        value_scale, gradient_scale = scales(batch)
+        check(value, batch.value, torch.float32, value_scale)
+        check(da, batch.da, torch.float32, gradient_scale)
+        check(db, batch.db, torch.float32, gradient_scale)
+        if batch.loss != "evidence":
+            assert (value >= 0).all()
+
+
+@pytest.mark.parametrize("loss", ["kl", "evidence"])
+@every_family
+def test_promised_gradient_accuracy(family: str, loss: str) -> None:
+    for scale in (1.0, 0.05, 0.005):
+        case = make_pair(family, loss, batch=(8,), width=128, scales=(3.0, scale), reduction="sum")
+        if family == "gaussian-diagonal":  # a weak message is a wide one
+            shift = torch.tensor([0.0, -2 * torch.tensor(scale).log().item()])[:, None]
+            case = case.with_options(b=(case.b + shift).float())
+        for dtype in (torch.float32, *HALVES):
+            case = case.with_options(
+                a=case.a.to(dtype), b=case.b.to(dtype), weight=torch.full((8,), 64.0)
+            )
+            _, twin, options = pair_functions(loss)
+            arguments = {**options, **case.options()}
+            _, (da,) = twin(case.a, case.b, package_family(case.family), **arguments)
+            truth = accurate_da(case)
+            error = relative_l2(da, truth.want)
+            # The interpreter truncates to bfloat16 where a GPU rounds to nearest.
+            assert error <= {torch.bfloat16: 5e-3, torch.float16: 3e-4}.get(dtype, 3e-7)
+            if dtype == torch.float32:
+                worst = relative_elementwise(da, truth.size, truth.want, truth.noise)
+                assert worst <= GRADIENT_ELEMENTWISE[torch.float32]
+
+
+@every_loss
+@every_family
+def test_dtypes(family: str, loss: str) -> None:
+    for dtype in (torch.float32, *HALVES):
+        check_pair(make_pair(family, loss, dtype=dtype, width=36))
+    case = make_pair(family, loss, dtype=torch.bfloat16)
+    check_pair(case.with_options(b=case.b.float() * 1.001))
+
+
+@every_loss
+@every_family
+def test_options(family: str, loss: str) -> None:
+    weight = torch.tensor([1.0, 0.0, -2.0, 0.5, 3.0])
+    for reduction in ("none", "sum", "batchmean"):
+        case = make_pair(family, loss, reduction=reduction)
+        check_pair(case.with_options(weight=weight, tilt=0.3))
+    check_pair(make_pair(family, loss, batch=()))
+    check_pair(make_pair(family, loss, batch=(0,)))
+    check_pair(make_pair(family, loss, width=0))
+
+
+@every_family
+def test_class_table(family: str) -> None:
+    labels = torch.tensor([3, 0, 3, 1, 3])
+    for dtype in (torch.float32, torch.bfloat16):
+        case = make_pair(family, "kl_full", dtype=dtype, labels=labels, reduction="sum")
+        table = make_pair(family, batch=(6,), dtype=dtype, seed=1).b
+        check_pair(case.with_options(b=table))
+        check_pair(case.with_options(b=table.float(), loss="evidence"))
+        check_pair(case.with_options(b=table, weight=torch.rand(5), tilt=2.0, reduction="none"))
+        check_pair(case.with_options(b=table, loss="kl"))
+
+
+@every_family
+def test_many_rows_of_few_classes(family: str) -> None:
+    """Several sections per class, the last ones short, a class without rows."""
+    labels = torch.randint(3, (70,)) * 2
+    case = make_pair(family, "evidence", batch=(70,), width=300, labels=labels)
+    check_pair(case.with_options(b=make_pair(family, batch=(6,), width=300, seed=1).b))
+
+
+@pytest.mark.parametrize(
+    ("batch", "width"), [((1,), 1), ((5,), 1), ((1,), 1500), ((3,), 1024), ((3,), 2052), ((40,), 3)]
+)
+@every_family
+def test_shapes(family: str, batch: tuple[int, ...], width: int) -> None:
+    """Tails, one row, one column, more columns than a tile, several row tiles."""
+    case = make_pair(family, "kl_full", batch=batch, width=width, reduction="none")
+    if family == "categorical":
+        member = oracle.OracleFamily("categorical", group=width)
+        case = case.with_options(family=member)
+    check_pair(case)
+    check_pair(case.with_options(reduction="batchmean"))
+
+
+def inside_poison(x: Tensor) -> Tensor:
+    """The same numbers as an interior view of a buffer of NaN."""
+    outer = torch.full(tuple(size + 3 for size in x.shape), torch.nan, dtype=x.dtype)
+    view = outer[tuple(slice(1, 1 + size) for size in x.shape)]
+    return view.copy_(x)
+
+
+@every_family
+def test_strides_and_poisoned_padding(family: str) -> None:
+    case = make_pair(family, "kl_full", batch=(3, 4), width=12)
+    check_pair(case.with_options(a=inside_poison(case.a), b=inside_poison(case.b)))
+    wide = case.a.movedim(0, 1).contiguous().movedim(0, 1)
+    check_pair(case.with_options(a=wide))
+    last = case.a.movedim(-1, 0).contiguous().movedim(0, -1)
+    check_pair(case.with_options(b=last))
+    check_pair(case.with_options(a=case.a[..., ::1].expand_as(case.a), b=case.b[0]))
+
+
+@every_family
+def test_same_bits_every_time(family: str) -> None:
+    labels = torch.randint(4, (33,))
+    case = make_pair(family, "evidence", batch=(33,), width=64)
+    member, table = package_family(case.family), make_pair(family, batch=(4,), width=64).b
+    results = [
+        bk.evidence_loss_value_and_grad(case.a, table, member, labels=labels, wrt=("a", "b"))
+        for _ in range(3)
+    ]
+    for value, grads in results[1:]:
+        for got, want in zip((value, *grads), (results[0][0], *results[0][1]), strict=True):
+            assert_same_bits(got, want)
+
+
+@every_family
+def test_labels_out_of_range_give_nan_in_their_rows_only(family: str) -> None:
+    case = make_pair(family, "kl", reduction="none")
+    table = make_pair(family, batch=(3,)).b
+    group = case.family.group or 1
+    for labels in (torch.tensor([0, -1, 2, 3, 2**40]), torch.tensor([0, 3, 1, -(2**40), 3])):
+        value, da, _ = op("triton", "pair_loss_value_and_grad")(
+            case.a, table, labels, None, family, group, 0.5, "kl", 1.0, "none", True, False
+        )
+        valid = torch.tensor([True, False, True, False, False])
+        assert torch.isfinite(value[valid]).all() and torch.isfinite(da[valid]).all()
+        assert torch.isnan(value[~valid]).all()
+
+
+def test_float64_is_refused() -> None:
+    case: PairCase = make_pair("gaussian", dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"does not serve torch\.float64"):
+        bk.posterior_kl(case.a, case.b, "gaussian")
+    with pytest.raises(TypeError, match=r"dtype: expected float32.*got torch.float64"):
+        op("triton", "pair_loss")(case.a, case.b, None, None, "gaussian", 1, 1.0, "kl", 1.0, "sum")
+
+
+def test_tiles_are_a_table() -> None:
+    assert element_tile(1) == (1024, 1, 4)
+    assert element_tile(3) == (256, 4, 4)
+    assert element_tile(1000) == (1, 1024, 4)
+    assert element_tile(10**6) == (1, 1024, 4)
