@@ -16,33 +16,38 @@ BLL_HD constexpr bool is_compute_type(DType dtype) {
 // `count` numbers from element `offset` on: in place if they are of type T, else in `buffer`.
 template <class T>
 BLL_HD const T* load_run(const void* from, DType dtype, int64_t offset, int64_t count, T* buffer) {
-  if (is_compute_type<T>(dtype)) return static_cast<const T*>(from) + offset;
-  const uint16_t* half = static_cast<const uint16_t*>(from) + offset;
-  if (dtype == DType::kBFloat16) {
+  // Nothing converts to double: half types accumulate in float.
+  if (sizeof(T) == 8 || is_compute_type<T>(dtype)) return static_cast<const T*>(from) + offset;
+  if constexpr (sizeof(T) == 4) {
+    const uint16_t* half = static_cast<const uint16_t*>(from) + offset;
+    if (dtype == DType::kBFloat16) {
 #pragma omp simd
-    for (int64_t i = 0; i < count; ++i) buffer[i] = from_bfloat16(half[i]);
-  } else {
+      for (int64_t i = 0; i < count; ++i) buffer[i] = from_bfloat16(half[i]);
+    } else {
 #pragma omp simd
-    for (int64_t i = 0; i < count; ++i) buffer[i] = from_float16(half[i]);
+      for (int64_t i = 0; i < count; ++i) buffer[i] = from_float16(half[i]);
+    }
   }
   return buffer;
 }
 
 template <class T>
 BLL_HD void store_run(const T* from, void* to, DType dtype, int64_t offset, int64_t count) {
-  if (is_compute_type<T>(dtype)) {
+  if (sizeof(T) == 8 || is_compute_type<T>(dtype)) {
     T* out = static_cast<T*>(to) + offset;
 #pragma omp simd
     for (int64_t i = 0; i < count; ++i) out[i] = from[i];
     return;
   }
-  uint16_t* half = static_cast<uint16_t*>(to) + offset;
-  if (dtype == DType::kBFloat16) {
+  if constexpr (sizeof(T) == 4) {
+    uint16_t* half = static_cast<uint16_t*>(to) + offset;
+    if (dtype == DType::kBFloat16) {
 #pragma omp simd
-    for (int64_t i = 0; i < count; ++i) half[i] = to_bfloat16(static_cast<float>(from[i]));
-  } else {
+      for (int64_t i = 0; i < count; ++i) half[i] = to_bfloat16(from[i]);
+    } else {
 #pragma omp simd
-    for (int64_t i = 0; i < count; ++i) half[i] = to_float16(static_cast<float>(from[i]));
+      for (int64_t i = 0; i < count; ++i) half[i] = to_float16(from[i]);
+    }
   }
 }
 
