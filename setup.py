@@ -80,11 +80,12 @@ def cxx_flags() -> list[str]:
 
 
 def find_compiler() -> list[str]:
-    for name in (sysconfig.get_config_var("CXX") or "", "g++", "clang++", "c++"):
-        command = shlex.split(name)
+    own = os.environ.get("CXX")
+    names = [own] if own else [sysconfig.get_config_var("CXX") or "", "g++", "clang++", "c++"]
+    for command in map(shlex.split, names):
         if command and shutil.which(command[0]):
             return command
-    raise Missing("no C++ compiler found (looked for g++, clang++, c++)")
+    raise Missing(f"no C++ compiler found (looked for {', '.join(filter(None, names))})")
 
 
 def find_ninja() -> str:
