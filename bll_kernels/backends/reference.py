@@ -42,10 +42,16 @@ def _scaled(grad: Tensor, scale: Tensor) -> Tensor:
     return grad * scale.reshape(scale.shape + (1,) * (grad.dim() - scale.dim()))
 
 
+def _gather(table: Tensor, labels: Tensor) -> Tensor:
+    """Rows of the table by label; unlike indexing, negative labels raise."""
+    rows = table.index_select(0, labels.reshape(-1))
+    return rows.reshape(*labels.shape, *table.shape[1:])
+
+
 def _add_rows(rows: Tensor, labels: Tensor, table: Tensor) -> Tensor:
     """Sum `rows` into the table row each one was gathered from, in a fixed order."""
     out = torch.zeros(table.shape, dtype=rows.dtype, device=rows.device)
-    index, rows = labels.reshape(-1), rows.reshape(-1, *table.shape[1:])
+    index, rows = labels.reshape(-1), rows.reshape(labels.numel(), *table.shape[1:])
     if rows.device.type == "cpu":
         return out.index_add_(0, index, rows)
     return out.index_put_((index,), rows, accumulate=True)  # sorts first: no float atomics
@@ -64,7 +70,7 @@ def _pair_terms(
     """Terms of every row in the accumulate dtype, and d b'/d b of the tilted message."""
     dtype = accumulate_dtype(a.dtype)
     formulas: Formulas = FORMULAS[family]
-    message = (b if labels is None else b[labels]).to(dtype)
+    message = (b if labels is None else _gather(b, labels)).to(dtype)
     message, tau, slope = formulas.tilt_message(message, tau, tilt)
     return formulas.pair(a.to(dtype), message, loss, group=group, tau=tau), slope
 
@@ -161,7 +167,7 @@ def class_loss(
     dtype = accumulate_dtype(a.dtype)
     formulas = FORMULAS[family]
     batch = a.shape[: a.dim() - formulas.planes]
-    latents = a.to(dtype).reshape(-1, 1, *a.shape[len(batch) :])
+    latents = a.to(dtype).reshape(batch.numel(), 1, *a.shape[len(batch) :])
     messages, tau, _ = formulas.tilt_message(table.to(dtype), tau, tilt)
     scores = latents.new_zeros((latents.shape[0], table.shape[0]))
     for part in _class_chunks(a, table):
@@ -179,7 +185,7 @@ def class_loss(
     residual = others.scatter(1, target, -others.sum(-1, keepdim=True))
     rows = rows.reshape(batch)
     scale = _row_scale(None, weight, reduction, rows)
-    residual = _scaled(residual.reshape(*batch, -1), scale)
+    residual = _scaled(residual.reshape(*batch, table.shape[0]), scale)
     return _reduce(rows if weight is None else rows * weight, reduction), residual
 
 
@@ -201,8 +207,10 @@ def class_loss_backward(
     dtype = residual.dtype
     formulas = FORMULAS[family]
     batch = residual.shape[:-1]
-    coefficient = _scaled(residual, grad.to(dtype).expand(batch)).reshape(-1, table.shape[0])
-    latents = a.to(dtype).reshape(-1, 1, *a.shape[len(batch) :])
+    coefficient = _scaled(residual, grad.to(dtype).expand(batch)).reshape(
+        batch.numel(), table.shape[0]
+    )
+    latents = a.to(dtype).reshape(batch.numel(), 1, *a.shape[len(batch) :])
     messages, tau, slope = formulas.tilt_message(table.to(dtype), tau, tilt)
     grad_a = torch.zeros_like(latents[:, 0])
     grad_table = torch.zeros_like(messages)

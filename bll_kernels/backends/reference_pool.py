@@ -34,7 +34,7 @@ def grid_pool(x: Tensor, kind: str, grid: int) -> Tensor:
             out[:, :, index] = cell.amax(-1)
         elif cell.shape[-1] == 1:
             out[:, :, index] = 0 * cell[:, :, 0]
-        else:
+        elif cell.numel():
             out[:, :, index] = cell.std(-1)
     return out.flatten(1)
 
@@ -55,7 +55,7 @@ def grid_pool_backward(grad: Tensor, x: Tensor, kind: str, grid: int) -> Tensor:
             first = cell.flatten(2).argmax(-1, keepdim=True)
             mask = torch.zeros_like(cell.flatten(2)).scatter_(2, first, 1.0)
             target += upstream * mask.reshape(cell.shape)
-        elif count > 1:
+        elif count > 1 and cell.numel():
             centred = cell - cell.mean((2, 3), keepdim=True)
             std = cell.std((2, 3), keepdim=True)
             slope = torch.where(std == 0, 0, centred / ((count - 1) * std))

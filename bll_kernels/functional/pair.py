@@ -23,7 +23,8 @@ def _value(call: PairCall, loss: str, reduction: str) -> Tensor:
     if torch.is_grad_enabled() and (call.a.requires_grad or learns_b):
         value = PairLoss.apply(*tensors, call.backend, *options)
     else:
-        value = op(call.backend, "pair_loss")(*tensors, *options)
+        with torch.no_grad():
+            value = op(call.backend, "pair_loss")(*tensors, *options)
     return value
 
 
