@@ -62,14 +62,14 @@ struct ClassKernels {
   // logits [row_end - row_begin, classes] = scale * a.b, without the offsets.
   void (*linear_logits)(const ClassProblem<Real>& problem, int64_t row_begin, int64_t row_end,
                         double* logits);
-  // Writes grad_a and adds to table_sums [classes, width] the sums over rows of coefficient * a.
+  // Each writes the block's part of grad_a and, unless null, of table_sums [classes, width]: the
+  // sums over the block's rows of coefficient * a, or of coefficient * d s / d b.
   void (*linear_gradients)(const ClassProblem<Real>& problem, const LatentBlock& block,
                            const Real* coefficients, Real* table_sums);
   // Fills row `row` of the tables of exponentials.
   void (*bernoulli_row)(ClassProblem<Real>& problem, int64_t row);
   void (*bernoulli_logits)(const ClassProblem<Real>& problem, int64_t row_begin, int64_t row_end,
                            double* logits);
-  // Adds to table_sums the sums over rows of coefficient * d s / d b.
   void (*bernoulli_gradients)(const ClassProblem<Real>& problem, const LatentBlock& block,
                               const Real* coefficients, Real* table_sums);
   // sum of x * y

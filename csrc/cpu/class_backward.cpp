@@ -76,10 +76,7 @@ struct Backward {
                            : path == ClassPath::kBernoulli ? kernels.bernoulli_gradients
                                                            : generic_gradients<Real>;
     const int64_t size = classes * planes * width;
-    if (args.grad_table) {
-      partial = Buffer<Real>(row_blocks * size);
-      std::fill(partial.get(), partial.get() + row_blocks * size, Real(0));
-    }
+    if (args.grad_table) partial = Buffer<Real>(row_blocks * size);
     const int64_t steps = (width + latents - 1) / latents;
     parallel(parallel_for, row_blocks * steps, 1, [&](int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) {
@@ -99,33 +96,37 @@ struct Backward {
     const Real scale = static_cast<Real>(path == ClassPath::kLinear      ? problem.scale
                                          : path == ClassPath::kBernoulli ? tilt
                                                                          : 1.0);
-    const TileKernels<Real>& kernels = tile_kernels<Real>();
     parallel(parallel_for, classes, 1, [&](int64_t begin, int64_t end) {
-      std::vector<Real> sum(planes * width);
+      std::vector<Real> buffer(converts(args.table.dtype) ? planes * width : 0);
       for (int64_t c = begin; c < end; ++c) {
-        std::fill(sum.begin(), sum.end(), Real(0));
-        for (int64_t block = 0; block < row_blocks; ++block) {
-          const Real* from = partial.get() + (block * classes + c) * planes * width;
-          kernels.add(from, sum.data(), planes * width);
-        }
-        for (Real& x : sum) x *= scale;
+        void* to = advance(args.grad_table, args.table.dtype, c * planes * width);
+        Real* sum = buffer.empty() ? static_cast<Real*>(to) : buffer.data();
+        sum_blocks(c, sum);
+        const Real* b = problem.table + c * problem.table_stride;
+        const Real total = slope * static_cast<Real>(totals[c]);
         if (slope != 0) {
-          const Real* b = problem.table + c * problem.table_stride;
-          const Real total = slope * static_cast<Real>(totals[c]);
-          for (int64_t j = 0; j < width; ++j) sum[j] += total * b[j];
+          for (int64_t j = 0; j < width; ++j) sum[j] = scale * sum[j] + total * b[j];
+        } else {
+          for (int64_t j = 0; j < planes * width; ++j) sum[j] *= scale;
         }
-        store_row(sum.data(), c);
+        store_tile(tile_kernels<Real>(), sum, to, args.table.dtype, planes * width);
       }
     });
   }
 
-  void store_row(const Real* from, int64_t c) {
-    const DType dtype = args.table.dtype;
-    void* to = advance(args.grad_table, dtype, c * planes * width);
-    if (element_size(dtype) == 2) {
-      store_tile(tile_kernels<Real>(), from, to, dtype, planes * width);
-    } else {
-      std::memcpy(to, from, planes * width * sizeof(Real));
+  static bool converts(DType dtype) { return element_size(dtype) == 2; }
+
+  // The blocks' sums of one class, added in their order.
+  void sum_blocks(int64_t c, Real* sum) const {
+    const int64_t size = planes * width;
+    if (row_blocks == 0) std::fill(sum, sum + size, Real(0));
+    for (int64_t block = 0; block < row_blocks; ++block) {
+      const Real* from = partial.get() + (block * classes + c) * size;
+      if (block == 0) {
+        std::memcpy(sum, from, size * sizeof(Real));
+      } else {
+        tile_kernels<Real>().add(from, sum, size);
+      }
     }
   }
 

@@ -171,6 +171,9 @@ template <class Real>
 void generic_gradients(const ClassProblem<Real>& problem, const LatentBlock& block,
                        const Real* coefficients, Real* table_sums) {
   GenericBlock<Real> work(problem, block);
+  for (int64_t row = 0; table_sums && row < problem.classes * problem.planes; ++row) {
+    std::memset(table_sums + row * problem.width + block.begin, 0, block.size * sizeof(Real));
+  }
   RowTile<Real> row(work.evidence.kernels, block.size, problem.planes);
   for (int64_t i = block.row_begin; i < block.row_end; ++i, coefficients += problem.classes) {
     Tile<Real>& tile = work.evidence.tile;

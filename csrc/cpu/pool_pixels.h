@@ -191,24 +191,47 @@ BLL_HD void cell_slopes(PixelWork<T>& work) {
   }
 }
 
-// Adds one cell's contribution to the gradient of the pixel at `here`.
-template <class T>
-BLL_HD void add_cell(const PixelWork<T>& work, int64_t cell, const T* x,
-                     typename PixelWork<T>::Index here, T* out) {
+// One cell's contribution to the gradient of the pixel at `here`, set or added.
+template <bool Add, class T>
+BLL_HD void spread_cell(const PixelWork<T>& work, int64_t cell, const T* x,
+                        typename PixelWork<T>::Index here, T* out) {
   const int64_t count = work.count;
   const T* slope = work.slope.data() + cell;
   if (work.args.kind == Pool::kMean) {
 #pragma omp simd
-    for (int64_t c = 0; c < count; ++c) out[c] += slope[c];
+    for (int64_t c = 0; c < count; ++c) out[c] = slope[c] + (Add ? out[c] : T(0));
   } else if (work.args.kind == Pool::kMax) {
     const auto* index = work.index.data() + cell;
 #pragma omp simd
-    for (int64_t c = 0; c < count; ++c) out[c] += index[c] == here ? slope[c] : T(0);
+    for (int64_t c = 0; c < count; ++c) {
+      out[c] = (index[c] == here ? slope[c] : T(0)) + (Add ? out[c] : T(0));
+    }
   } else {
     const T *first = work.first.data() + cell, *centre = work.centre.data() + cell;
 #pragma omp simd
-    for (int64_t c = 0; c < count; ++c) out[c] += slope[c] * (x[c] - first[c] - centre[c]);
+    for (int64_t c = 0; c < count; ++c) {
+      out[c] = slope[c] * (x[c] - first[c] - centre[c]) + (Add ? out[c] : T(0));
+    }
   }
+}
+
+template <class T>
+BLL_HD void pixel_gradient(PixelWork<T>& work, int64_t h, int64_t w) {
+  const PoolArgs& args = work.args;
+  const auto rows = work.rows.cover[h], columns = work.columns.cover[w];
+  const auto cell = [&](int64_t i, int64_t j) { return (i * args.grid + j) * kChannelTile; };
+  const typename PixelWork<T>::Index here = h * args.width + w;
+  const T* x = args.kind == Pool::kStd ? work.load(h, w) : nullptr;
+  const bool direct = is_compute_type<T>(args.dtype);
+  T* out = direct ? static_cast<T*>(args.grad_map) + work.offset(h, w) : work.result;
+  spread_cell<false, T>(work, cell(rows.begin, columns.begin), x, here, out);
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    for (int64_t j = columns.begin; j < columns.end; ++j) {
+      if (i == rows.begin && j == columns.begin) continue;
+      spread_cell<true, T>(work, cell(i, j), x, here, out);
+    }
+  }
+  if (!direct) store_run<T>(out, args.grad_map, args.dtype, work.offset(h, w), work.count);
 }
 
 template <class T>
@@ -224,18 +247,7 @@ BLL_HD void pool_pixels_gradient(PixelWork<T>& work, int64_t item) {
   work.start(item);
   cell_slopes(work);
   for (int64_t h = 0; h < args.height; ++h) {
-    for (int64_t w = 0; w < args.width; ++w) {
-      const auto rows = work.rows.cover[h], columns = work.columns.cover[w];
-      const T* x = args.kind == Pool::kStd ? work.load(h, w) : nullptr;
-      T* out = work.result;
-      for (int64_t c = 0; c < work.count; ++c) out[c] = 0;
-      for (int64_t i = rows.begin; i < rows.end; ++i) {
-        for (int64_t j = columns.begin; j < columns.end; ++j) {
-          add_cell<T>(work, (i * args.grid + j) * kChannelTile, x, h * args.width + w, out);
-        }
-      }
-      store_run<T>(out, args.grad_map, args.dtype, work.offset(h, w), work.count);
-    }
+    for (int64_t w = 0; w < args.width; ++w) pixel_gradient(work, h, w);
   }
 }
 
