@@ -11,7 +11,8 @@ struct LaneBlock {
   alignas(64) Real a[kMaxLaneGroup * kLanes];  // later the weights e^(a - max_a)
   alignas(64) Real b[kMaxLaneGroup * kLanes];
   alignas(64) Real max_a[kLanes], max_b[kLanes], min_b[kLanes], anchor[kLanes];
-  alignas(64) Real inverse_z[kLanes], centre[kLanes], excess[kLanes], gap[kLanes];
+  alignas(64) Real inverse_z[kLanes], centre[kLanes], excess[kLanes];
+  alignas(64) Real spread[kLanes], gap[kLanes];
 
   BLL_HD typename Categorical<Real>::Range range(int lane) const {
     return {max_a[lane], max_b[lane], min_b[lane], anchor[lane], Real(-HUGE_VAL)};
@@ -20,7 +21,7 @@ struct LaneBlock {
     return {inverse_z[lane], centre[lane]};
   }
   BLL_HD typename Categorical<Real>::Tilt tilted(int lane) const {
-    return {excess[lane], gap[lane]};
+    return {excess[lane], spread[lane], gap[lane]};
   }
 };
 
@@ -86,7 +87,7 @@ BLL_HD void lanes_prior(const Categorical<Real>& family, int64_t group, LaneBloc
 
 template <bool Narrow, class Real>
 BLL_HD void lanes_tilt(const Categorical<Real>& family, int64_t group, LaneBlock<Real>& block) {
-  alignas(64) Real excess[kLanes] = {}, gap[kLanes] = {};
+  alignas(64) Real excess[kLanes] = {}, spread[kLanes] = {}, gap[kLanes] = {};
   for (int64_t j = 0; j < group; ++j) {
     const Real* weights = block.a + j * kLanes;
     const Real* b = block.b + j * kLanes;
@@ -95,12 +96,14 @@ BLL_HD void lanes_tilt(const Categorical<Real>& family, int64_t group, LaneBlock
       const Real c = family.message(block.range(l), b[l]) - block.centre[l];
       const auto growth = Categorical<Real>::template growth<Narrow>(c);
       excess[l] += weights[l] * growth.rest;
+      spread[l] += weights[l] * (growth.x * c);
       gap[l] += weights[l] * growth.gap;
     }
   }
 #pragma omp simd
   for (int l = 0; l < kLanes; ++l) {
     block.excess[l] = excess[l] * block.inverse_z[l];
+    block.spread[l] = spread[l] * block.inverse_z[l];
     block.gap[l] = gap[l] * block.inverse_z[l];
   }
 }

@@ -85,21 +85,24 @@ BLL_HD typename Categorical<Real>::Tilt categorical_tilt(
     const Categorical<Real>& family, const typename Categorical<Real>::Range& range,
     const typename Categorical<Real>::Prior& prior, const Real* __restrict weights,
     const Real* __restrict b, int64_t size) {
-  double excess = 0, gap = 0;
+  double excess = 0, spread = 0, gap = 0;
   for (int64_t start = 0; start < size; start += kSumBlock) {
     const int64_t stop = size - start < kSumBlock ? size : start + kSumBlock;
-    Real block_excess = 0, block_gap = 0;
-#pragma omp simd reduction(+ : block_excess, block_gap)
+    Real block_excess = 0, block_spread = 0, block_gap = 0;
+#pragma omp simd reduction(+ : block_excess, block_spread, block_gap)
     for (int64_t i = start; i < stop; ++i) {
       const Real c = family.message(range, b[i]) - prior.centre;
       const auto growth = Categorical<Real>::template growth<Narrow>(c);
       block_excess += weights[i] * growth.rest;
+      block_spread += weights[i] * (growth.x * c);
       block_gap += weights[i] * growth.gap;
     }
     excess += static_cast<double>(block_excess);
+    spread += static_cast<double>(block_spread);
     gap += static_cast<double>(block_gap);
   }
-  return {static_cast<Real>(excess * prior.inverse_z), static_cast<Real>(gap * prior.inverse_z)};
+  return {static_cast<Real>(excess * prior.inverse_z), static_cast<Real>(spread * prior.inverse_z),
+          static_cast<Real>(gap * prior.inverse_z)};
 }
 
 template <Loss L, Want W, bool Narrow, class Real>

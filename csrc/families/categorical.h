@@ -36,10 +36,11 @@ struct Categorical {
   };
 
   // Sweep 4, messages that amplify no element beyond e^32: with c = message - centre and
-  // x = e^c - 1, excess = E_alpha[x - c] and gap = E_alpha[x c - (x - c)], free of cancellation.
+  // x = e^c - 1, excess = E_alpha[x - c], spread = E_alpha[x c] and gap = their difference, each
+  // free of cancellation.
   struct Tilt {
-    Real excess, gap;
-    BLL_HD Real mean() const { return (excess + gap) / (1 + excess); }  // E_rho[c]
+    Real excess, spread, gap;
+    BLL_HD Real mean() const { return spread / (1 + excess); }  // E_rho[c]
   };
 
   // Sweep 4, other messages: z = sum e^(r - max_r), mean = E_rho[c].
@@ -110,7 +111,7 @@ struct Categorical {
         return {0, {q * (g.gap + offset - g.x * mean)}, {rho * (c - mean)}};
       }
       case Loss::kReverseKl:
-        return {0, {-weighted(p, c)}, {0}};
+        return {0, {-p * c}, {0}};
       case Loss::kReverseKlFull:
         return {0, {q * (g.rest - t.excess - c * t.excess)}, {q * (g.x - t.excess)}};
       default:
