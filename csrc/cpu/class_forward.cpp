@@ -28,6 +28,14 @@ std::vector<double> offsets(const ClassProblem<Real>& problem, ParallelFor paral
   return out;
 }
 
+// logsumexp - score where a score is infinite, which a softmax shifted by its maximum cannot say.
+double infinite_loss(const double* scores, int64_t classes, int64_t label) {
+  for (int64_t c = 0; c < classes; ++c) {
+    if (std::isnan(scores[c])) return scores[c];
+  }
+  return HUGE_VAL - scores[label];
+}
+
 // Turns one row's scores into its loss and, in `residual`, factor * (p - onehot(label)), where
 // p_label - 1 is minus the sum of the others.
 template <class Real>
@@ -41,7 +49,28 @@ double finish_row(const ClassKernels<Real>& kernels, const double* scores, int64
   const Real scale = static_cast<Real>(factor / total);
   for (int64_t c = 0; c < classes; ++c) residual[c] *= scale;
   residual[label] = static_cast<Real>(-others * (factor / total));
+  if (top == HUGE_VAL) return infinite_loss(scores, classes, label);
   return scores[label] == top ? std::log1p(others / own) : (top - scores[label]) + std::log(total);
+}
+
+// Scores of one row by the generic loops: products with infinite parameters are NaN where the
+// log-partitions are not.
+template <class Real>
+void rescue_row(const ClassProblem<Real>& problem, int64_t row, double* scores) {
+  const Real* bias = static_cast<const Real*>(problem.args.bias);
+  const bool normalized = problem.args.normalize_message && is_natural(problem.args.family.id);
+  generic_logits(problem, row, row + 1, scores);
+  for (int64_t c = 0; c < problem.classes; ++c) {
+    if (normalized) scores[c] -= message_log_norm(problem, c);
+    if (bias) scores[c] += static_cast<double>(bias[c]);
+  }
+}
+
+bool all_finite(const double* scores, int64_t classes) {
+  for (int64_t c = 0; c < classes; ++c) {
+    if (!std::isfinite(scores[c])) return false;
+  }
+  return true;
 }
 
 template <class Real>
@@ -67,6 +96,7 @@ void forward(const ClassArgs& args, ParallelFor parallel_for) {
       for (int64_t i = first; i < last; ++i) {
         double* row = scores.data() + (i - first) * classes;
         for (int64_t c = 0; c < classes; ++c) row[c] += offset[c];
+        if (path != ClassPath::kGeneric && !all_finite(row, classes)) rescue_row(problem, i, row);
         const double factor = weight ? static_cast<double>(weight[i]) : 1.0;
         Real* residual = static_cast<Real*>(args.residual) + i * classes;
         losses[i] =

@@ -1,5 +1,6 @@
 // The class loss of any family, by the evidence kernels of one row of latents against another.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -96,8 +97,8 @@ struct GenericBlock {
   // Of normalised messages A(a + b) - A(b) is the evidence of a under b: the roles change, and the
   // difference mu(a + b) - mu(b) is as accurate as that to a. Holds the (tilted) messages.
   Evidence<Real> swapped;
-  std::vector<Real> messages;
-  bool swaps;
+  std::vector<Real> messages, means;
+  bool swaps, plain = false;
 
   GenericBlock(const ClassProblem<Real>& class_problem, const LatentBlock& latents)
       : problem(class_problem),
@@ -128,15 +129,42 @@ struct GenericBlock {
     return family;
   }
 
+  // mu(b) of every (tilted) message times the tilt: the gradient of its log-norm.
+  void fill_means() {
+    const std::vector<Real> zeros(size);
+    const Real* row = evidence.tile.a;
+    means.resize(problem.classes * size);
+    evidence.tile.a = zeros.data();
+    evidence.tile.scale = -1;
+    for (int64_t c = 0; c < problem.classes; ++c) {
+      evidence.tile.b = problem.table + c * problem.table_stride + block.begin;
+      evidence_kernel(evidence.kernels, problem.args.family, Want::kGradAB)(evidence.tile);
+      std::copy(grad_b.begin(), grad_b.end(), means.begin() + c * size);
+    }
+    evidence.tile.a = row;
+  }
+
+  // A latent of `a` at infinity cannot be a message: such a row takes the plain difference.
+  void start_row() {
+    if (!swaps) return;
+    const Real* a = evidence.tile.a;
+    plain = std::any_of(a, a + size, [](Real x) { return !std::isfinite(x); });
+    if (plain && means.empty()) fill_means();
+  }
+
   // Leaves the gradients of coefficient * s_c in grad_a and grad_b.
   void differentiate(int64_t c, Real coefficient) {
     const FamilyArgs& family = problem.args.family;
     Tile<Real>& tile = evidence.tile;
     tile.b = problem.table + c * problem.table_stride + block.begin;
     tile.scale = -coefficient;
-    const Want want = swaps ? Want::kGradA : Want::kGradAB;
+    const Want want = swaps && !plain ? Want::kGradA : Want::kGradAB;
     evidence_kernel(evidence.kernels, family, want)(tile);
     if (!swaps) return;
+    if (plain) {
+      for (int64_t j = 0; j < size; ++j) grad_b[j] -= coefficient * means[c * size + j];
+      return;
+    }
     swapped.tile.a = messages.data() + c * size;
     swapped.tile.b = tile.a;
     swapped.tile.scale = tile.scale * static_cast<Real>(family.tilt);
@@ -179,6 +207,7 @@ void generic_gradients(const ClassProblem<Real>& problem, const LatentBlock& blo
     Tile<Real>& tile = work.evidence.tile;
     tile.a = row.load(problem.args.a, i, block.begin, block.size, problem.planes, &tile.a_plane);
     std::fill(work.sum.begin(), work.sum.end(), Real(0));
+    work.start_row();
     for (int64_t c = 0; c < problem.classes; ++c) {
       work.differentiate(c, coefficients[c]);
       work.evidence.kernels.add(work.grad_a.data(), work.sum.data(), work.sum.size());

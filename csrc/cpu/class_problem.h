@@ -24,12 +24,16 @@ void parallel(ParallelFor parallel_for, int64_t size, int64_t grain, const Body&
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
+// Families whose message is a natural parameter, so that normalising it means something.
+constexpr bool is_natural(FamilyId id) {
+  return id != FamilyId::kGaussianPrecision && id != FamilyId::kGaussianDiagonal;
+}
+
 // Normalised natural-parameter messages carry a -A(b) that the Gaussian loops have in `square`.
 template <class Real>
 bool needs_message_terms(const ClassProblem<Real>& problem) {
   const FamilyId id = problem.args.family.id;
-  return problem.args.normalize_message &&
-         (id == FamilyId::kBernoulli || id == FamilyId::kCategorical);
+  return problem.args.normalize_message && is_natural(id) && id != FamilyId::kGaussian;
 }
 
 }  // namespace bll::cpu
