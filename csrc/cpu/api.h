@@ -44,15 +44,15 @@ struct PairArgs {
   FamilyArgs family;
   Loss loss;
   Reduction reduction;
-  int64_t width;           // latents per row
+  int64_t width;  // latents per row
   Rows a;
-  Rows b;                  // dense: b.count == a.count and labels == nullptr; else a class table
-  const int64_t* labels;   // row of the table for each row of a, already range-checked
-  const void* weight;      // [a.count] or nullptr
-  const void* grad;        // upstream gradient: [a.count] for kNone, [1] else; nullptr means 1
-  void* value;             // [a.count] for kNone, [1] else; nullptr: not wanted
-  void* grad_a;            // contiguous, dtype of a, shape of a; nullptr: not wanted
-  void* grad_b;            // contiguous, dtype of b, shape of b; nullptr: not wanted
+  Rows b;                 // dense: b.count == a.count and labels == nullptr; else a class table
+  const int64_t* labels;  // row of the table for each row of a, already range-checked
+  const void* weight;     // [a.count] or nullptr
+  const void* grad;       // upstream gradient: [a.count] for kNone, [1] else; nullptr means 1
+  void* value;            // [a.count] for kNone, [1] else; nullptr: not wanted
+  void* grad_a;           // contiguous, dtype of a, shape of a; nullptr: not wanted
+  void* grad_b;           // contiguous, dtype of b, shape of b; nullptr: not wanted
 };
 void pair_loss(const PairArgs& args, ParallelFor parallel_for);
 
@@ -63,16 +63,16 @@ struct ClassArgs {
   bool normalize_message;
   int64_t width;
   Rows a;
-  Rows table;              // count = classes
-  const int64_t* labels;   // forward only
-  const void* bias;        // [classes] or nullptr, forward only
-  const void* weight;      // [a.count] or nullptr, forward only
-  void* value;             // forward: [a.count] for kNone, [1] else
-  void* residual;          // [a.count, classes]; forward writes, backward reads
-  const void* grad;        // backward: [a.count] for kNone, [1] else; nullptr means 1
-  void* grad_a;            // backward outputs, nullptr: not wanted
+  Rows table;             // count = classes
+  const int64_t* labels;  // forward only
+  const void* bias;       // [classes] or nullptr, forward only
+  const void* weight;     // [a.count] or nullptr, forward only
+  void* value;            // forward: [a.count] for kNone, [1] else
+  void* residual;         // [a.count, classes]; forward writes, backward reads
+  const void* grad;       // backward: [a.count] for kNone, [1] else; nullptr means 1
+  void* grad_a;           // backward outputs, nullptr: not wanted
   void* grad_table;
-  void* grad_bias;         // accumulate type, [classes]
+  void* grad_bias;  // accumulate type, [classes]
 };
 void class_loss_forward(const ClassArgs& args, ParallelFor parallel_for);
 void class_loss_backward(const ClassArgs& args, ParallelFor parallel_for);
@@ -82,11 +82,11 @@ struct PoolArgs {
   Pool kind;
   int64_t batch, channels, height, width, grid;
   bool channels_last;
-  DType dtype;             // of the map and its gradient
+  DType dtype;  // of the map and its gradient
   const void* map;
-  void* pooled;            // forward: accumulate type, [batch, channels, grid, grid]
-  const void* grad_pooled; // backward: accumulate type
-  void* grad_map;          // backward: dtype and layout of the map
+  void* pooled;             // forward: accumulate type, [batch, channels, grid, grid]
+  const void* grad_pooled;  // backward: accumulate type
+  void* grad_map;           // backward: dtype and layout of the map
 };
 void grid_pool_forward(const PoolArgs& args, ParallelFor parallel_for);
 void grid_pool_backward(const PoolArgs& args, ParallelFor parallel_for);
