@@ -15,11 +15,15 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bll_kernels.families.base import PairTerms
 from bll_kernels.families.numerics import log1p_deficit
+
+
+def _softplus(z: Tensor) -> Tensor:
+    """log(1 + e^z); torch's softplus drops e^-z above 20, which float64 would still hold."""
+    return torch.logaddexp(z, torch.zeros_like(z))
 
 
 class GaussianDiagonal:
@@ -37,13 +41,13 @@ class GaussianDiagonal:
         w = (mean_b - mean_a) * slope
         odds = torch.exp(z)  # k / (1 - k)
         if loss in ("kl", "kl_full"):
-            gap = torch.where(k < 0.25, log1p_deficit(-k.clamp(max=0.25)), F.softplus(z) - k)
+            gap = torch.where(k < 0.25, log1p_deficit(-k.clamp(max=0.25)), _softplus(z) - k)
             value = gap + k * k * w
         elif loss in ("reverse_kl", "reverse_kl_full"):
             small = log1p_deficit(odds.clamp(max=0.25))
-            value = torch.where(odds < 0.25, small, odds - F.softplus(z)) + k * odds * w
+            value = torch.where(odds < 0.25, small, odds - _softplus(z)) + k * odds * w
         else:
-            value = math.log(2 * math.pi) + log_var_b + F.softplus(z) + k * w
+            value = math.log(2 * math.pi) + log_var_b + _softplus(z) + k * w
 
         if loss in ("kl", "evidence"):
             grad_a = (-k * slope, 0.5 * (k - k * k * w))
