@@ -23,6 +23,10 @@ settings.register_profile(
 settings.register_profile("long", settings.get_profile("ci"), max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+# Small tensors gain nothing from threads, and beside other work they lose a great deal; tests that
+# are about threads set their own number.
+torch.set_num_threads(1)
+
 BACKENDS = available()
 REQUIRED = {name for name in os.environ.get("BLL_REQUIRE", "").split(",") if name}
 #: Backends the suites run on: what serves CPU tensors here, and what must.
