@@ -24,9 +24,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
 
+from bll_kernels.backends.triton import classes, pair, pool
 from bll_kernels.backends.triton.launch import Launch, recording
 from bll_kernels.families import FORMULAS
-from bll_kernels.spec import LOSSES
+from bll_kernels.spec import LOSSES, POOLS
 
 TARGETS = (80, 90, 100)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -91,9 +92,8 @@ def compile_launch(case: str, launch: Launch, target: int) -> Row:
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage.stdout + usage.stderr)
     if found is None:
         raise RuntimeError(f"cuobjdump told no resource usage: {usage.stdout + usage.stderr}")
-    widths = re.findall(r"\b(?:LDG|STG)\.[A-Z0-9.]*?(32|64|128|U16|U8)?\b", code)
-    widest = max((int(w) for w in re.findall(r"\b(?:LDG|STG)[A-Z0-9.]*?\.(64|128)\b", code)),
-                 default=32 if widths else 0)  # fmt: skip
+    widths = re.findall(r"\b(?:LDG|STG)[A-Z0-9.]*?\.(64|128)\b", code)
+    widest = max((int(width) for width in widths), default=32)
     spills = len(re.findall(r"\b(?:LDL|STL)\b", code))
     return Row(
         case, launch.kernel.__name__, target, launch.options["num_warps"], int(found[1]),
@@ -107,33 +107,61 @@ def _launches(function: Callable[..., Any], *arguments: Any) -> list[Launch]:
     return found
 
 
-def pair_cases(dtype: torch.dtype, losses: tuple[str, ...]) -> Iterator[tuple[str, list[Launch]]]:
+Cases = Iterator[tuple[str, list[Launch]]]
+
+
+def _operands(dtype: torch.dtype, family: str, width: int) -> tuple[torch.Tensor, ...]:
+    inner = (2, width) if FORMULAS[family].planes == 2 else (width,)
+    a, table = torch.zeros(64, *inner, dtype=dtype), torch.zeros(10, *inner, dtype=dtype)
+    return a, table, torch.zeros(64, dtype=torch.int64), torch.ones(64)
+
+
+def pair_cases(dtype: torch.dtype, loss: str, tables: bool = True) -> Cases:
     """Dense and class-table messages of every family, value and all gradients."""
-    from bll_kernels.backends.triton import pair
-
-    for family in pair.ELEMENT_FAMILIES:
-        inner = (2, 1024) if FORMULAS[family].planes == 2 else (1024,)
-        a, table = torch.zeros(64, *inner, dtype=dtype), torch.zeros(10, *inner, dtype=dtype)
-        labels, weight = torch.zeros(64, dtype=torch.int64), torch.ones(64)
-        for loss in losses:
-            options = (family, 64, 0.5, loss, 1.5, "batchmean")
-            both = pair.pair_loss_value_and_grad
-            yield (
-                f"{family} {loss} dense",
-                _launches(both, a, a.clone(), None, None, *options, True, True),
-            )
-            yield (
-                f"{family} {loss} table",
-                _launches(both, a, table, labels, weight, *options, True, True),
-            )
+    both = pair.pair_loss_value_and_grad
+    for family in FORMULAS:
+        for group in (4, 4096, 8192) if family == "categorical" else (1,):
+            a, table, labels, weight = _operands(dtype, family, max(group, 1024))
+            options = (family, group, 0.5, loss, 1.5, "batchmean", True, True)
+            name = f"{family} {loss}" + (f" {group}" if group > 1 else "")
+            yield f"{name} dense", _launches(both, a, a.clone(), None, None, *options)
+            if tables and group in (1, 8192):
+                yield f"{name} table", _launches(both, a, table, labels, weight, *options)
 
 
-def cases(full: bool) -> Iterator[tuple[str, list[Launch]]]:
-    """What the ops launch, over dtypes and options; without `full` a part that takes a minute."""
-    for name, dtype in DTYPES.items():
-        losses = LOSSES if full else ("kl", "evidence")
-        for case, launches in pair_cases(dtype, losses):
-            yield f"{name} {case}", launches
+def class_cases(dtype: torch.dtype) -> Cases:
+    """The class loss of every family, value and all gradients."""
+    for family in FORMULAS:
+        a, table, labels, weight = _operands(dtype, family, 1024)
+        options = (family, 64, 0.5, False, 1.5, "batchmean", True, True, True)
+        run = classes.class_loss_value_and_grad
+        yield f"class {family}", _launches(run, a, table, labels, torch.zeros(10), weight, *options)
+
+
+def pool_cases(dtype: torch.dtype) -> Cases:
+    """Pooling of both memory layouts, forward and backward."""
+    for memory in (torch.contiguous_format, torch.channels_last):
+        x = torch.zeros(8, 64, 32, 32, dtype=dtype).to(memory_format=memory)
+        name = "nhwc" if memory == torch.channels_last else "nchw"
+        for kind in POOLS:
+            yield f"pool {kind} {name}", _launches(pool.grid_pool, x, kind, 4)
+            grad = torch.zeros(8, 64 * 16)
+            yield f"pool {kind} {name} back", _launches(pool.grid_pool_backward, grad, x, kind, 4)
+
+
+#: What is compiled on every commit: dtype, loss, and whether with class tables.
+PART = (("bf16", "kl_full", True), ("fp32", "evidence", False))
+
+
+def cases(full: bool) -> Cases:
+    """What the ops launch: every dtype and loss, or without `full` a part of them."""
+    pairs = [(name, loss, True) for name in DTYPES for loss in LOSSES] if full else PART
+    for name, loss, tables in pairs:
+        made = pair_cases(DTYPES[name], loss, tables)
+        yield from ((f"{name} {case}", found) for case, found in made)
+    for name in DTYPES if full else ("bf16",):
+        for make in (class_cases, pool_cases):
+            yield from ((f"{name} {case}", found) for case, found in make(DTYPES[name]))
 
 
 def report(full: bool, targets: tuple[int, ...]) -> Iterator[Row]:
@@ -153,7 +181,9 @@ def main() -> int:
     """Print the table; exit status 1 if a kernel spills."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--targets", default=",".join(map(str, TARGETS)))
-    parser.add_argument("--all", action="store_true", help="every loss, not a part of them")
+    parser.add_argument(
+        "--all", action="store_true", help="every dtype and loss, not a part of them"
+    )
     options = parser.parse_args()
     targets = tuple(int(word) for word in options.targets.split(","))
     fields = list(Row.__dataclass_fields__)

@@ -140,7 +140,7 @@ def _register() -> None:
 _register()
 
 #: Which module of the Triton backend serves an op, by the beginning of the op's name.
-_TRITON_MODULES: Final = {"pair": "pair"}
+_TRITON_MODULES: Final = {"pair": "pair", "class": "classes", "grid": "pool"}
 
 
 def _triton_implementation(name: str) -> Callable[..., Any]:
@@ -158,8 +158,6 @@ def _register_triton() -> None:
     if triton.INTERPRETED and triton.MISSING is None:
         keys.append("CPU")
     for name in SCHEMAS:
-        if name.split("_")[0] not in _TRITON_MODULES:
-            continue
         for key in keys:
             _LIBRARIES["triton"].impl(name, _triton_implementation(name), key)
 

@@ -47,6 +47,8 @@ def select(device_type: str, dtype: torch.dtype) -> str:
         return _forced
     if device_type in DEVICES["native"] and native.FAILURE is None:
         return "native"
+    if device_type == "cuda" and triton.FAILURE is None and dtype != torch.float64:
+        return "triton"
     return "reference"
 
 

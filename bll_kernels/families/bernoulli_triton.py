@@ -29,7 +29,7 @@ def _lean(h, e, inverse):
     """1 - 2 mu(h), given e^-|h| and 1 / (1 + e^-|h|)."""
     m = -tl.abs(h)
     size = tl.where(m > -0.5, -expm1_small(m), 1.0 - e) * inverse
-    return tl.where(h >= 0.0, -size, size)
+    return tl.where(h > 0.0, -size, size)
 
 
 @triton.jit
@@ -47,12 +47,12 @@ def _cubic_rest(x):
 @triton.jit
 def terms(a, b, tilt, unused1, unused2, LOSS: tl.constexpr):
     """Value and gradients to a and b of one latent, float32."""
-    flipped = a >= 0.0
+    flipped = a > 0.0
     message = tilt * b
     a = -tl.abs(a)
     b = tl.where(flipped, -message, message)
     r = a + b
-    above = r >= 0.0
+    above = r > 0.0
     small = tl.abs(b) < 0.4
     ea = exp_nonpositive(a)
     er = exp_nonpositive(-tl.abs(r))
@@ -94,8 +94,9 @@ def terms(a, b, tilt, unused1, unused2, LOSS: tl.constexpr):
             grad_a = tl.where(tl.abs(b) < 1.0, near, posterior_variance * b - shift)
             grad_b = posterior_variance * message
     else:
-        far = tl.where(above, r, 0.0) - b * (ea * ia) + log_ratio
-        value = tl.where(small, b * shift * (0.5 - skew), far)
+        # At a = 0 the two sides agree; |b| / 2 also says so of an infinite message.
+        drift = tl.where(a == 0.0, tl.abs(b) * 0.5, tl.where(above, r, 0.0) - b * (ea * ia))
+        value = tl.where(small, b * shift * (0.5 - skew), drift + log_ratio)
         value = tl.where(value < 0.0, 0.0, value)
         if LOSS == "reverse_kl":
             grad_a = -prior_variance * b

@@ -52,16 +52,15 @@ def expm1_small(x):
 
 
 @triton.jit
-def expm1_rest_small(x):
-    """e^x - 1 - x for |x| <= 1, relatively accurate down to 0."""
+def expm1_rest_ratio(x):
+    """(e^x - 1 - x) / x^2 for |x| <= 1."""
     q = x * 2.772278776319581e-6 + 2.535482963139657e-5
     q = q * x + 1.9844024791382253e-4
     q = q * x + 1.388545148074627e-3
     q = q * x + 8.33331048488617e-3
     q = q * x + 4.166673496365547e-2
     q = q * x + 1.666666716337204e-1
-    q = q * x + 0.5
-    return x * x * q
+    return q * x + 0.5
 
 
 @triton.jit

@@ -7,20 +7,39 @@ from collections.abc import Iterator
 import oracle
 import pytest
 import torch
-from cases import PairCase, accurate_da, check_pair, make_pair, package_family, pair_functions
+from cases import (
+    PairCase,
+    accurate_da,
+    check_pair,
+    make_pair,
+    package_family,
+    pair_functions,
+    pair_truth,
+)
 from golden_table import pair_batches
 from test_golden import check, scales
-from tolerance import GRADIENT_ELEMENTWISE, assert_same_bits, relative_elementwise, relative_l2
+from tolerance import (
+    GRADIENT_ELEMENTWISE,
+    assert_close,
+    assert_same_bits,
+    relative_elementwise,
+    relative_l2,
+)
 from torch import Tensor
 
 import bll_kernels as bk
-from bll_kernels.backends.triton.launch import element_tile
-from bll_kernels.backends.triton.pair import ELEMENT_FAMILIES
+from bll_kernels.backends.triton.launch import (
+    LONGEST_TILE,
+    element_tile,
+    group_tile,
+    sections,
+    table_tile,
+)
 from bll_kernels.ops import op
 
 pytestmark = pytest.mark.usefixtures("poisoned", "triton_backend")
 
-every_family = pytest.mark.parametrize("family", ELEMENT_FAMILIES)
+every_family = pytest.mark.parametrize("family", oracle.FAMILIES)
 every_loss = pytest.mark.parametrize("loss", oracle.LOSSES)
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -55,9 +74,9 @@ def test_promised_gradient_accuracy(family: str, loss: str) -> None:
             shift = torch.tensor([0.0, -2 * torch.tensor(scale).log().item()])[:, None]
             case = case.with_options(b=(case.b + shift).float())
         for dtype in (torch.float32, *HALVES):
-            case = case.with_options(
-                a=case.a.to(dtype), b=case.b.to(dtype), weight=torch.full((8,), 64.0)
-            )
+            case = case.with_options(a=case.a.to(dtype), b=case.b.to(dtype))
+            if dtype == torch.float16:  # keeps the gradients among the normal numbers
+                case = case.with_options(weight=torch.full((8,), 64.0))
             _, twin, options = pair_functions(loss)
             arguments = {**options, **case.options()}
             _, (da,) = twin(case.a, case.b, package_family(case.family), **arguments)
@@ -107,8 +126,13 @@ def test_class_table(family: str) -> None:
 def test_many_rows_of_few_classes(family: str) -> None:
     """Several sections per class, the last ones short, a class without rows."""
     labels = torch.randint(3, (70,)) * 2
-    case = make_pair(family, "evidence", batch=(70,), width=300, labels=labels)
-    check_pair(case.with_options(b=make_pair(family, batch=(6,), width=300, seed=1).b))
+    case = make_pair(family, "evidence", batch=(70,), width=260, labels=labels)
+    table = make_pair(family, batch=(6,), width=260, seed=1).b
+    _, twin, _ = pair_functions("evidence")
+    _, grads = twin(case.a, table, package_family(case.family), labels=labels, wrt=("a", "b"))
+    truth = pair_truth(case.with_options(b=table))
+    for got, want, scale in zip(grads, truth.grads, truth.grad_scales, strict=True):
+        assert_close(got, want, scale=scale, noise=truth.noise)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +147,29 @@ def test_shapes(family: str, batch: tuple[int, ...], width: int) -> None:
         case = case.with_options(family=member)
     check_pair(case)
     check_pair(case.with_options(reduction="batchmean"))
+
+
+@every_loss
+@pytest.mark.parametrize("boost", [0.0, 45.0])
+def test_groups_longer_than_a_tile(loss: str, boost: float) -> None:
+    """Sweeps over tiles, with messages of both forms; dense, from a table, and not aligned."""
+    width = LONGEST_TILE + 100
+    case = make_pair("categorical", loss, batch=(2,), width=width)
+    case = case.with_options(family=oracle.OracleFamily("categorical"))
+    case.b[:, -50] += boost
+    check_pair(case)
+    if loss == "kl_full":
+        labels = torch.tensor([1, 1])
+        check_pair(case.with_options(b=case.b + 0.1, labels=labels, reduction="none"))
+
+
+def test_direct_and_tilted_groups_in_one_tile() -> None:
+    """Messages beyond e^32 in some groups of a program, small ones in others."""
+    case = make_pair("categorical", "kl_full", batch=(6,), width=300, scales=(3.0, 0.01))
+    case.b[::2] *= 1200
+    case = case.with_options(family=oracle.OracleFamily("categorical"), reduction="none")
+    for loss in oracle.LOSSES:
+        check_pair(case.with_options(loss=loss))
 
 
 def inside_poison(x: Tensor) -> Tensor:
@@ -180,7 +227,16 @@ def test_float64_is_refused() -> None:
 
 
 def test_tiles_are_a_table() -> None:
-    assert element_tile(1) == (1024, 1, 4)
-    assert element_tile(3) == (256, 4, 4)
-    assert element_tile(1000) == (1, 1024, 4)
-    assert element_tile(10**6) == (1, 1024, 4)
+    assert element_tile(1, False) == (1024, 1, 4)
+    assert element_tile(3, False) == (256, 4, 4)
+    assert element_tile(1000, False) == (1, 1024, 4)
+    assert element_tile(10**6, False) == (1, 1024, 4)
+    assert element_tile(10**6, True) == (1, 512, 4)
+    assert table_tile(300, False) == (4, 256, 4)
+    assert table_tile(300, True) == (2, 256, 4)
+    assert sections(10, 6, table_tile(300, False)) == 1
+    assert sections(10**6, 10, table_tile(300, False)) == 64
+    assert group_tile(2) == (512, 2, 4)
+    assert group_tile(1025) == (1, 2048, 8)
+    assert group_tile(LONGEST_TILE) == (1, LONGEST_TILE, 16)
+    assert group_tile(LONGEST_TILE + 1) is None

@@ -23,6 +23,7 @@ def test_there_are_suites() -> None:
     assert SUITES
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
 def test_interpreted(suite: Path) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
@@ -33,7 +34,7 @@ def test_interpreted(suite: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=550,
+        timeout=1700,
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

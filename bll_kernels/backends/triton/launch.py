@@ -66,20 +66,27 @@ def power_of_two(x: int) -> int:
 ELEMENTS = 1024
 
 
-def element_tile(width: int) -> Tile:
-    """Tile of an element kernel over rows of `width` latents: wide first, so that loads are too."""
-    columns = min(power_of_two(width), ELEMENTS)
-    return Tile(ELEMENTS // columns, columns, 4)
+def element_tile(width: int, grouped: bool) -> Tile:
+    """Tile of an element kernel over rows of `width` latents: wide first, so that loads are too.
+
+    Half as large where every element has its group's statistics in registers too.
+    """
+    size = ELEMENTS // 2 if grouped else ELEMENTS
+    columns = min(power_of_two(width), size)
+    return Tile(size // columns, columns, 4)
 
 
 #: Programs that keep a large GPU busy; sections of a reduction are cut until there are as many.
 BUSY = 1024
 
 
-def table_tile(width: int) -> Tile:
-    """Tile of a class-table gradient: it walks over the rows of a class, a few at a time."""
+def table_tile(width: int, grouped: bool) -> Tile:
+    """Tile of a class-table gradient: it walks over the rows of a class, a few at a time.
+
+    Half as many where every element has its group's statistics in registers too.
+    """
     columns = min(power_of_two(width), 256)
-    return Tile(ELEMENTS // columns, columns, 4)
+    return Tile(ELEMENTS // columns // (2 if grouped else 1), columns, 4)
 
 
 def sections(rows: int, tables: int, tile: Tile) -> int:
@@ -92,3 +99,64 @@ def sections(rows: int, tables: int, tile: Tile) -> int:
     """
     wanted = ceil_div(BUSY, max(tables, 1))
     return max(1, min(wanted, ceil_div(rows, 4 * tile.rows), 64))
+
+
+#: Longest group that one program holds in registers: at twice the length the kernel spills.
+LONGEST_TILE = 4096
+
+
+def group_tile(group: int) -> Tile | None:
+    """Tile of the row kernel over groups of `group` latents; None where a group is too long."""
+    columns = power_of_two(group)
+    if columns > LONGEST_TILE:
+        return None
+    return Tile(max(1, ELEMENTS // columns), columns, min(16, max(4, columns // 256)))
+
+
+#: Tile of the sweeps over longer groups.
+SWEEP = Tile(1, 4096, 8)
+
+
+class ClassTile(NamedTuple):
+    """A tile of rows, classes and latents, and its warps."""
+
+    rows: int
+    classes: int
+    columns: int
+    warps: int
+
+
+#: Tile of the class kernels. The longest side is that of the latents, which loads run along.
+CLASS_TILE = ClassTile(4, 4, 64, 4)
+
+
+def score_parts(rows: int, classes: int, width: int) -> int:
+    """Parts into which the latents of a score are cut, each summed by its own program."""
+    tile = CLASS_TILE
+    programs = ceil_div(rows, tile.rows) * ceil_div(classes, tile.classes)
+    return max(1, min(ceil_div(BUSY, max(programs, 1)), ceil_div(width, 4 * tile.columns), 16))
+
+
+def class_table_parts(rows: int, classes: int, width: int) -> int:
+    """Parts into which the rows of a class-table gradient are cut."""
+    tile = CLASS_TILE
+    programs = ceil_div(classes, tile.classes) * ceil_div(width, tile.columns)
+    return max(1, min(ceil_div(BUSY, max(programs, 1)), ceil_div(rows, 4 * tile.rows), 64))
+
+
+def softmax_tile(classes: int) -> Tile:
+    """Tile of the softmax over classes; more classes than columns are swept."""
+    columns = min(power_of_two(classes), 4096)
+    return Tile(max(1, ELEMENTS // columns), columns, 4 if columns <= 2048 else 8)
+
+
+def pool_tile(pixels: int, channels_last: bool) -> Tile:
+    """Planes and pixels of a cell that one program pools; loads run along what is contiguous."""
+    columns = min(power_of_two(pixels), 16 if channels_last else 256)
+    return Tile(min(64, ELEMENTS // columns), columns, 4)
+
+
+def spread_tile(pixels: int, channels_last: bool) -> Tile:
+    """Planes and pixels of one program of the pooling gradient."""
+    columns = min(power_of_two(pixels), 16 if channels_last else 256)
+    return Tile(ELEMENTS // columns if not channels_last else 64, columns, 4)

@@ -2,92 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
-
 import torch
 from torch import Tensor
 
 from bll_kernels.backends.triton import pair_kernels, reduce_kernels
+from bll_kernels.backends.triton.groups import run_groups
 from bll_kernels.backends.triton.launch import (
     ELEMENTS,
     ceil_div,
     element_tile,
+    group_tile,
     launch,
     sections,
     table_tile,
 )
-from bll_kernels.backends.triton.operands import Rows, as_rows, check_dtypes, per_row
-from bll_kernels.families import (
-    FORMULAS,
-    bernoulli_triton,
-    gaussian_diagonal_triton,
-    gaussian_precision_triton,
-    gaussian_triton,
-)
+from bll_kernels.backends.triton.operands import as_rows, check_dtypes
+from bll_kernels.backends.triton.problem import PairProblem
 from bll_kernels.spec import STOPPED_LOSSES
-
-#: Families whose latents are independent of each other.
-ELEMENT_FAMILIES: Final[dict[str, Any]] = {
-    "bernoulli": bernoulli_triton,
-    "gaussian": gaussian_triton,
-    "gaussian-precision": gaussian_precision_triton,
-    "gaussian-diagonal": gaussian_diagonal_triton,
-}
-
-
-@dataclass(frozen=True)
-class PairProblem:
-    """The arguments that every kernel of a pair loss takes alike."""
-
-    a: Rows
-    b: Rows
-    labels: Tensor | None
-    grad: Tensor | None
-    weight: Tensor | None
-    family: str
-    group: int
-    tau: float
-    loss: str
-    tilt: float
-    reduction: str
-
-    @property
-    def planes(self) -> int:
-        """Parameters per latent."""
-        return FORMULAS[self.family].planes
-
-    @property
-    def mean(self) -> float:
-        """What the reduction multiplies a row's loss with."""
-        return 1.0 / max(self.a.count, 1) if self.reduction == "batchmean" else 1.0
-
-    def shared(self) -> dict[str, Any]:
-        """Kernel arguments: sizes, strides, factors and the family's numbers."""
-        family = ELEMENT_FAMILIES[self.family]
-        options = family.options(self.tau, self.tilt, self.loss)
-        weight, grad = per_row(self.weight), per_row(self.grad)
-        return {
-            "a_ptr": self.a.tensor,
-            "weight_ptr": weight.tensor,
-            "grad_ptr": grad.tensor,
-            "rows": self.a.count,
-            "width": self.a.width,
-            "classes": self.b.count,
-            "a_row": self.a.row,
-            "a_plane": self.a.plane,
-            "b_row": self.b.row,
-            "b_plane": self.b.plane,
-            "weight_stride": weight.stride,
-            "grad_stride": grad.stride,
-            "option0": options[0],
-            "option1": options[1],
-            "option2": options[2],
-            "scale": self.mean,
-            "TERMS": family.terms,
-            "LOSS": self.loss,
-            "PLANES": self.planes,
-        }
 
 
 def reduce_partials(partial: Tensor, rows: int, count: int, scale: float) -> Tensor:
@@ -100,12 +31,23 @@ def reduce_partials(partial: Tensor, rows: int, count: int, scale: float) -> Ten
     return out
 
 
+def finish(problem: PairProblem, partial: Tensor, per_row: int) -> Tensor:
+    """Reduce partial values: [rows, per_row] for "none", else one number per program."""
+    if problem.reduction != "none":
+        return reduce_partials(partial, 1, partial.numel(), problem.mean)
+    return partial if per_row == 1 else reduce_partials(partial, problem.a.count, per_row, 1.0)
+
+
 def elements(
-    problem: PairProblem, grad_a: Tensor | None, grad_b: Tensor | None, with_value: bool
+    problem: PairProblem,
+    grad_a: Tensor | None,
+    grad_b: Tensor | None,
+    with_value: bool,
+    stats: Tensor | None = None,
 ) -> Tensor | None:
     """Run the element kernel; returns the value as [rows] or [1]."""
     a = problem.a
-    tile = element_tile(a.width)
+    tile = element_tile(a.width, stats is not None)
     chunks = ceil_div(a.width, tile.columns)
     programs = ceil_div(a.count, tile.rows) * chunks
     total = problem.reduction != "none"
@@ -115,15 +57,11 @@ def elements(
         partial = a.tensor.new_empty((size,), dtype=torch.float32)
     launch(
         pair_kernels.pair_elements, programs, tile.warps,
-        **problem.shared(), b_ptr=problem.b.tensor, labels_ptr=problem.labels, value_ptr=partial,
-        grad_a_ptr=grad_a, grad_b_ptr=grad_b, chunks=chunks, TOTAL=total,
+        **problem.shared(), b_ptr=problem.b.tensor, labels_ptr=problem.labels, stats_ptr=stats,
+        value_ptr=partial, grad_a_ptr=grad_a, grad_b_ptr=grad_b, chunks=chunks, TOTAL=total,
         ROWS=tile.rows, COLUMNS=tile.columns,
     )  # fmt: skip
-    if partial is None:
-        return None
-    if total:
-        return reduce_partials(partial, 1, programs, problem.mean)
-    return partial if chunks == 1 else reduce_partials(partial, a.count, chunks, 1.0)
+    return None if partial is None else finish(problem, partial, chunks)
 
 
 def rows_by_label(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -133,10 +71,12 @@ def rows_by_label(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     return order, torch.searchsorted(ordered, borders)
 
 
-def table_elements(problem: PairProblem, labels: Tensor, out: Tensor) -> None:
+def table_elements(
+    problem: PairProblem, labels: Tensor, out: Tensor, stats: Tensor | None = None
+) -> None:
     """Gradient of a class table: rows sorted by label, each class reduced in a fixed order."""
     a, classes = problem.a, problem.b.count
-    tile = table_tile(a.width)
+    tile = table_tile(a.width, stats is not None)
     chunks = ceil_div(a.width, tile.columns)
     parts = sections(a.count, classes * chunks, tile)
     order, start = rows_by_label(labels, classes)
@@ -146,13 +86,47 @@ def table_elements(problem: PairProblem, labels: Tensor, out: Tensor) -> None:
     launch(
         pair_kernels.table_gradient, parts * classes * chunks, tile.warps,
         **problem.shared(), table_ptr=problem.b.tensor, order_ptr=order, start_ptr=start,
-        out_ptr=partial, parts=parts, ROWS=tile.rows, COLUMNS=tile.columns,
+        stats_ptr=stats, out_ptr=partial, parts=parts, ROWS=tile.rows, COLUMNS=tile.columns,
     )  # fmt: skip
     if partial is not out:
         launch(
             reduce_kernels.sum_sections, ceil_div(out.numel(), ELEMENTS), 4,
             partial_ptr=partial, out_ptr=out, sections=parts, size=out.numel(), BLOCK=ELEMENTS,
         )  # fmt: skip
+
+
+def independent(
+    problem: PairProblem, grad_a: Tensor | None, grad_b: Tensor | None, with_value: bool
+) -> Tensor | None:
+    """A family of independent latents: one pass, and one more over a class table's rows."""
+    dense_b = grad_b if problem.labels is None else None
+    value = None
+    if with_value or grad_a is not None or dense_b is not None:
+        value = elements(problem, grad_a, dense_b, with_value)
+    if grad_b is not None and problem.labels is not None:
+        table_elements(problem, problem.labels, grad_b)
+    return value
+
+
+def grouped(
+    problem: PairProblem, grad_a: Tensor | None, grad_b: Tensor | None, with_value: bool
+) -> Tensor | None:
+    """Categorical groups: one pass where they fit a tile and b is dense, else by statistics."""
+    labels = problem.labels
+    dense_b = grad_b if labels is None else None
+    fits = group_tile(problem.group) is not None
+    needs_grad = grad_a is not None or grad_b is not None
+    partial, stats = run_groups(
+        problem, rows=problem.a.count, crossed=False, total=problem.reduction != "none",
+        with_value=with_value,
+        with_stats=(needs_grad and not fits) or (labels is not None and grad_b is not None),
+        grad_a=grad_a if fits else None, grad_b=dense_b if fits else None,
+    )  # fmt: skip
+    if not fits and (grad_a is not None or dense_b is not None):
+        elements(problem, grad_a, dense_b, False, stats)
+    if grad_b is not None and labels is not None:
+        table_elements(problem, labels, grad_b, stats)
+    return None if partial is None else finish(problem, partial, problem.groups)
 
 
 Options = tuple[str, int, float, str, float, str]  # family, group, tau, loss, tilt, reduction
@@ -180,12 +154,8 @@ def _run(
     grad_b = fill(b.shape if need_b else (0,), dtype=b.dtype, device=b.device)
     if a.numel() == 0:
         return torch.zeros(shape, dtype=torch.float32, device=a.device), grad_a, grad_b
-    dense_b = grad_b if learns and labels is None else None
-    value = None
-    if need_value or need_a or dense_b is not None:
-        value = elements(problem, grad_a if need_a else None, dense_b, need_value)
-    if learns and labels is not None:
-        table_elements(problem, labels, grad_b)
+    run = grouped if problem.groups else independent
+    value = run(problem, grad_a if need_a else None, grad_b if learns else None, need_value)
     return None if value is None else value.reshape(shape), grad_a, grad_b
 
 

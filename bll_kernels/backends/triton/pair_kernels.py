@@ -1,5 +1,7 @@
-"""The element kernels: losses whose latents are independent, any family by its element function.
+"""The element kernels: any family by its element function.
 
+A family of independent latents gives value and gradients of an element; a categorical one gives
+the gradients, from the statistics of the element's group (group_kernels.py).
 A tile is [ROWS, COLUMNS] of latents. Rows stand `a_row` apart, the planes of a latent `a_plane`;
 gradients are contiguous. `labels_ptr` is None for a dense message. A label outside the table
 gives NaN, and touches no memory.
@@ -31,10 +33,30 @@ def message_rows(labels_ptr, row, inside, classes):
     return source, exists
 
 
-@triton.jit(do_not_specialize=["rows", "classes", "chunks", "weight_stride", "grad_stride"])
+@triton.jit
+def grouped(
+    TERMS: tl.constexpr, a, b, stats_ptr, units, row, column, mask, groups, group, tilt,
+    LOSS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of elements of a tile, each from its group's statistics [7, units]."""
+    at = stats_ptr + (row * groups)[:, None] + (column // group)[None, :]
+    max_a = tl.load(at, mask=mask, other=0.0)
+    inverse_z = tl.load(at + units, mask=mask, other=0.0)
+    anchor = tl.load(at + 2 * units, mask=mask, other=0.0)
+    centre = tl.load(at + 3 * units, mask=mask, other=0.0)
+    first = tl.load(at + 4 * units, mask=mask, other=0.0)
+    second = tl.load(at + 5 * units, mask=mask, other=0.0)
+    inverse_zr = tl.load(at + 6 * units, mask=mask, other=0.0)
+    return TERMS(a, b, tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, LOSS)
+
+
+@triton.jit(
+    do_not_specialize=["rows", "classes", "chunks", "groups", "weight_stride", "grad_stride"]
+)
 def pair_elements(
-    a_ptr, b_ptr, labels_ptr, weight_ptr, grad_ptr, value_ptr, grad_a_ptr, grad_b_ptr,
-    rows, width, classes, chunks, a_row, a_plane, b_row, b_plane, weight_stride, grad_stride,
+    a_ptr, b_ptr, labels_ptr, weight_ptr, grad_ptr, stats_ptr, value_ptr, grad_a_ptr, grad_b_ptr,
+    rows, width, classes, chunks, groups, group, a_row, a_plane, b_row, b_plane,
+    weight_stride, grad_stride,
     option0, option1, option2, scale,
     TERMS: tl.constexpr, LOSS: tl.constexpr, PLANES: tl.constexpr, TOTAL: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -55,7 +77,12 @@ def pair_elements(
     b_at = b_ptr + (source * b_row)[:, None] + column[None, :]
     a = tl.load(a_at, mask=mask, other=0.0).to(tl.float32)
     b = tl.load(b_at, mask=b_mask, other=float("nan")).to(tl.float32)
-    if PLANES == 1:
+    if stats_ptr is not None:
+        units = tl.cast(rows, tl.int64) * groups
+        grad_a, grad_b = grouped(
+            TERMS, a, b, stats_ptr, units, row, column, mask, groups, group, option0, LOSS
+        )
+    elif PLANES == 1:
         value, grad_a, grad_b = TERMS(a, b, option0, option1, option2, LOSS)
     else:
         a2 = tl.load(a_at + a_plane, mask=mask, other=0.0).to(tl.float32)
@@ -87,10 +114,13 @@ def pair_elements(
             tl.store(grad_b_ptr + at + width, grad_b2 * factor, mask=mask)
 
 
-@triton.jit(do_not_specialize=["classes", "rows", "parts", "weight_stride", "grad_stride"])
+@triton.jit(
+    do_not_specialize=["rows", "classes", "parts", "groups", "weight_stride", "grad_stride"]
+)
 def table_gradient(
-    a_ptr, table_ptr, order_ptr, start_ptr, weight_ptr, grad_ptr, out_ptr,
-    rows, width, classes, parts, a_row, a_plane, b_row, b_plane, weight_stride, grad_stride,
+    a_ptr, table_ptr, order_ptr, start_ptr, weight_ptr, grad_ptr, stats_ptr, out_ptr,
+    rows, width, classes, parts, groups, group, a_row, a_plane, b_row, b_plane,
+    weight_stride, grad_stride,
     option0, option1, option2, scale,
     TERMS: tl.constexpr, LOSS: tl.constexpr, PLANES: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -130,7 +160,12 @@ def table_gradient(
         mask = inside[:, None] & wide
         a_at = a_ptr + (row * a_row)[:, None] + column[None, :]
         a = tl.load(a_at, mask=mask, other=0.0).to(tl.float32)
-        if PLANES == 1:
+        if stats_ptr is not None:
+            units = tl.cast(rows, tl.int64) * groups
+            _, grad = grouped(
+                TERMS, a, b, stats_ptr, units, row, column, mask, groups, group, option0, LOSS
+            )
+        elif PLANES == 1:
             _, _, grad = TERMS(a, b, option0, option1, option2, LOSS)
         else:
             a2 = tl.load(a_at + a_plane, mask=mask, other=0.0).to(tl.float32)

@@ -1,0 +1,272 @@
+"""The class ops: -log softmax over the classes' log-evidence.
+
+Families whose score is a dot product (gaussian, gaussian-precision) go through torch's matmul in
+float32; the others through the tiled kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from bll_kernels.backends.triton import class_kernels, reduce_kernels
+from bll_kernels.backends.triton.groups import crossed_values
+from bll_kernels.backends.triton.launch import (
+    CLASS_TILE,
+    ELEMENTS,
+    ceil_div,
+    class_table_parts,
+    launch,
+    score_parts,
+    softmax_tile,
+)
+from bll_kernels.backends.triton.operands import as_rows, check_dtypes, per_row
+from bll_kernels.backends.triton.pair import reduce_partials
+from bll_kernels.backends.triton.problem import ELEMENT_FAMILIES, PairProblem
+from bll_kernels.families import FORMULAS, categorical_triton
+
+#: Families whose score is linear in a, but for terms that no class tells apart.
+LINEAR_FAMILIES: Final = ("gaussian", "gaussian-precision")
+
+
+@dataclass(frozen=True)
+class ClassProblem:
+    """The arguments that forward and backward share."""
+
+    a: Tensor
+    table: Tensor
+    family: str
+    group: int
+    tau: float
+    normalize: bool
+    tilt: float
+
+    @property
+    def planes(self) -> int:
+        """Parameters per latent."""
+        return FORMULAS[self.family].planes
+
+    @property
+    def batch(self) -> torch.Size:
+        """Shape of the rows."""
+        return self.a.shape[: self.a.dim() - self.planes]
+
+    def pair(self) -> PairProblem:
+        """The evidence loss between every row and every class, as the kernels take it."""
+        return PairProblem(
+            as_rows(self.a, self.family), as_rows(self.table, self.family), None, None, None,
+            self.family, self.group, self.tau, "evidence", self.tilt, "none",
+        )  # fmt: skip
+
+    def linear(self) -> tuple[float, float]:
+        """Slope k and curvature q of a linear score s_c = k a . b_c + q |b_c|^2."""
+        if self.family == "gaussian":
+            return self.tilt, 0.0 if self.normalize else 0.5 * self.tilt * self.tilt
+        precision = self.tau * self.tilt
+        gain = precision / (1 + precision)
+        return gain, -0.5 * gain
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Arguments shared by the three tiled kernels."""
+        pair = self.pair()
+        family = ELEMENT_FAMILIES.get(self.family, categorical_triton)
+        options = family.options(self.tau, self.tilt, "evidence")
+        return {
+            "a_ptr": pair.a.tensor,
+            "table_ptr": pair.b.tensor,
+            "rows": pair.a.count,
+            "width": pair.a.width,
+            "classes": pair.b.count,
+            "a_row": pair.a.row,
+            "a_plane": pair.a.plane,
+            "b_row": pair.b.row,
+            "b_plane": pair.b.plane,
+            "option0": options[0],
+            "option1": options[1],
+            "option2": options[2],
+            "TERMS": family.class_slopes if pair.groups else family.terms,
+            "PLANES": self.planes,
+            "ROWS": CLASS_TILE.rows,
+            "CLASSES": CLASS_TILE.classes,
+            "COLUMNS": CLASS_TILE.columns,
+        }
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Partial scores: s[i, c] = sign * sum over k of tensor[i, c, k], by strides."""
+
+    tensor: Tensor
+    sign: float
+    parts: int
+    strides: tuple[int, int, int]  # row, class, part
+
+
+def _scores(problem: ClassProblem) -> Scores:
+    pair = problem.pair()
+    rows, classes, width = pair.a.count, pair.b.count, pair.a.width
+    if problem.family in LINEAR_FAMILIES:
+        slope, _ = problem.linear()
+        dots = torch.mm(pair.a.tensor.float(), pair.b.tensor.float().t())
+        return Scores(dots, slope, 1, (classes, 1, 0))
+    if pair.groups:
+        values = crossed_values(pair.a, pair.b, pair)
+        return Scores(values, -1.0, pair.groups, (classes * pair.groups, pair.groups, 1))
+    parts = score_parts(rows, classes, width)
+    out = torch.empty((parts, rows, classes), dtype=torch.float32, device=problem.a.device)
+    tile = CLASS_TILE
+    programs = ceil_div(rows, tile.rows) * ceil_div(classes, tile.classes) * parts
+    launch(
+        class_kernels.class_scores, programs, tile.warps,
+        **problem.kernel_arguments(), out_ptr=out, parts=parts,
+    )  # fmt: skip
+    return Scores(out, 1.0, parts, (classes, 1, rows * classes))
+
+
+def _offsets(problem: ClassProblem, bias: Tensor | None) -> Tensor:
+    """What a class's score has beside the message's evidence, [classes] float32."""
+    table = problem.table.float()
+    if problem.family in LINEAR_FAMILIES:
+        _, curvature = problem.linear()
+        offset = curvature * table.square().sum(-1)
+    else:
+        offset = table.new_zeros((table.shape[0],))
+        if problem.normalize:
+            formulas = FORMULAS[problem.family]
+            message, _, _ = formulas.tilt_message(table, problem.tau, problem.tilt)
+            norm = formulas.message_log_norm(message, group=problem.group)
+            if norm is not None:
+                offset = -norm.value
+    return offset if bias is None else offset + bias.float()
+
+
+def class_loss(
+    a: Tensor, table: Tensor, labels: Tensor, bias: Tensor | None, weight: Tensor | None,
+    family: str, group: int, tau: float, normalize_message: bool, tilt: float, reduction: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Value and residual weight * (p - onehot); arguments as in the op schema."""
+    check_dtypes(a, table)
+    problem = ClassProblem(a, table, family, group, tau, normalize_message, tilt)
+    batch, classes = problem.batch, table.shape[0]
+    rows = batch.numel()
+    mean = 1.0 / max(rows, 1) if reduction == "batchmean" else 1.0
+    values = torch.empty((rows,), dtype=torch.float32, device=a.device)
+    residual = torch.empty((*batch, classes), dtype=torch.float32, device=a.device)
+    if rows:
+        scores = _scores(problem)
+        factor = per_row(weight)
+        tile = softmax_tile(classes)
+        launch(
+            class_kernels.class_softmax, ceil_div(rows, tile.rows), tile.warps,
+            score_ptr=scores.tensor, offset_ptr=_offsets(problem, bias),
+            labels_ptr=labels.reshape(-1).contiguous(), weight_ptr=factor.tensor,
+            value_ptr=values, residual_ptr=residual, rows=rows, classes=classes,
+            parts=scores.parts, row_stride=scores.strides[0], class_stride=scores.strides[1],
+            part_stride=scores.strides[2], weight_stride=factor.stride, sign=scores.sign,
+            scale=mean, ROWS=tile.rows, COLUMNS=tile.columns,
+        )  # fmt: skip
+    if reduction == "none":
+        return values.reshape(batch), residual
+    return reduce_partials(values, 1, rows, mean).reshape(()), residual
+
+
+def _linear_gradients(
+    problem: ClassProblem, coefficient: Tensor, need_a: bool, need_table: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    pair = problem.pair()
+    slope, curvature = problem.linear()
+    a, table = pair.a.tensor.float(), pair.b.tensor.float()
+    grad_a = slope * torch.mm(coefficient, table) if need_a else None
+    grad_table = None
+    if need_table:
+        grad_table = slope * torch.mm(coefficient.t(), a)
+        if curvature:
+            grad_table += 2 * curvature * coefficient.sum(0)[:, None] * table
+    return grad_a, grad_table
+
+
+def _tiled_gradients(
+    problem: ClassProblem, coefficient: Tensor, need_a: bool, need_table: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    pair, tile = problem.pair(), CLASS_TILE
+    rows, classes, width = pair.a.count, pair.b.count, pair.a.width
+    norm, score = None, None
+    if pair.groups:
+        latents = problem.a.float().reshape(rows, pair.groups, problem.group)
+        norm = torch.logsumexp(latents, -1)
+        score = -crossed_values(pair.a, pair.b, pair)
+    arguments = {
+        **problem.kernel_arguments(), "residual_ptr": coefficient, "norm_ptr": norm,
+        "score_ptr": score, "groups": pair.groups, "group": problem.group,
+    }  # fmt: skip
+    chunks = ceil_div(width, tile.columns)
+    grad_a, grad_table = None, None
+    if need_a:
+        grad_a = torch.empty(problem.a.shape, dtype=problem.a.dtype, device=problem.a.device)
+        programs = ceil_div(rows, tile.rows) * chunks
+        launch(class_kernels.class_gradient_a, programs, tile.warps, **arguments, out_ptr=grad_a)
+    if need_table:
+        parts = class_table_parts(rows, classes, width)
+        shape = problem.table.shape
+        partial = coefficient.new_empty((parts, *shape))
+        programs = ceil_div(classes, tile.classes) * chunks * parts
+        launch(
+            class_kernels.class_gradient_table, programs, tile.warps,
+            **arguments, out_ptr=partial, parts=parts,
+        )  # fmt: skip
+        grad_table = coefficient.new_empty(shape)
+        launch(
+            reduce_kernels.sum_sections, ceil_div(shape.numel(), ELEMENTS), 4,
+            partial_ptr=partial, out_ptr=grad_table, sections=parts, size=shape.numel(),
+            BLOCK=ELEMENTS,
+        )  # fmt: skip
+        if problem.normalize:
+            formulas = FORMULAS[problem.family]
+            message, _, slope = formulas.tilt_message(
+                problem.table.float(), problem.tau, problem.tilt
+            )
+            log_norm = formulas.message_log_norm(message, group=problem.group)
+            if log_norm is not None:
+                grad_table -= slope * log_norm.grad * coefficient.sum(0)[:, None]
+    return grad_a, grad_table
+
+
+def class_loss_backward(
+    grad: Tensor, residual: Tensor, a: Tensor, table: Tensor, family: str, group: int, tau: float,
+    normalize_message: bool, tilt: float, need_a: bool, need_table: bool, need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients from the residual; arguments as in the op schema."""
+    check_dtypes(a, table)
+    problem = ClassProblem(a, table, family, group, tau, normalize_message, tilt)
+    rows = problem.batch.numel()
+    upstream = grad.float().expand(problem.batch).reshape(rows, 1)
+    coefficient = (residual.reshape(rows, table.shape[0]) * upstream).contiguous()
+    grad_a = torch.zeros(a.shape if need_a else (0,), dtype=a.dtype, device=a.device)
+    grad_table = torch.zeros(
+        table.shape if need_table else (0,), dtype=table.dtype, device=a.device
+    )
+    if a.numel() and (need_a or need_table):
+        run = _linear_gradients if family in LINEAR_FAMILIES else _tiled_gradients
+        found_a, found_table = run(problem, coefficient, need_a, need_table)
+        if found_a is not None:
+            grad_a = found_a.reshape(a.shape).to(a.dtype)
+        if found_table is not None:
+            grad_table = found_table.reshape(table.shape).to(table.dtype)
+    bias = coefficient.sum(0) if need_bias else residual.new_empty((0,))
+    return grad_a, grad_table, bias
+
+
+def class_loss_value_and_grad(
+    a: Tensor, table: Tensor, labels: Tensor, bias: Tensor | None, weight: Tensor | None,
+    family: str, group: int, tau: float, normalize_message: bool, tilt: float, reduction: str,
+    need_a: bool, need_table: bool, need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Value and the wanted gradients, keeping nothing; arguments as in the op schema."""
+    options = (family, group, tau, normalize_message, tilt)
+    value, residual = class_loss(a, table, labels, bias, weight, *options, reduction)
+    one = residual.new_ones(())
+    needs = (need_a, need_table, need_bias)
+    return value, *class_loss_backward(one, residual, a, table, *options, *needs)

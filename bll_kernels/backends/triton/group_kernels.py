@@ -1,0 +1,204 @@
+"""The row kernels: one group of categorical latents at a time, in a tile or in a loop over tiles.
+
+A unit is one group of one row: unit = row * groups + k. In a crossed problem the rows are all
+pairs of a row of `a` and a row of `b`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from bll_kernels.backends.triton.pair_kernels import message_rows, row_factor
+from bll_kernels.families.categorical_triton import (
+    AMPLIFIED,
+    group_terms,
+    group_value,
+    growth,
+    weighted,
+)
+from bll_kernels.families.special_triton import exp_any
+
+
+@triton.jit
+def sources(labels_ptr, row, inside, classes, CROSSED: tl.constexpr):
+    """Rows of a and b that belong to a row of the problem, and whether b's exists."""
+    if CROSSED:
+        a_source = row // classes
+        b_source = row % classes
+        exists = inside
+    else:
+        a_source = row
+        b_source, exists = message_rows(labels_ptr, row, inside, classes)
+    return a_source, b_source, exists
+
+
+@triton.jit
+def store_value(value_ptr, unit, value, factor, inside, TOTAL: tl.constexpr):
+    """One partial sum per program if TOTAL, else one value per unit."""
+    value = tl.where(inside, value * factor, 0.0)
+    if TOTAL:
+        tl.store(value_ptr + tl.program_id(0), tl.sum(value, 0))
+    else:
+        tl.store(value_ptr + unit, value, mask=inside)
+
+
+@triton.jit(do_not_specialize=["units", "classes", "groups", "weight_stride", "grad_stride"])
+def group_tiles(
+    a_ptr, b_ptr, labels_ptr, weight_ptr, grad_ptr, value_ptr, stats_ptr, grad_a_ptr, grad_b_ptr,
+    units, width, classes, groups, group, a_row, b_row, weight_stride, grad_stride, tilt, scale,
+    LOSS: tl.constexpr, TOTAL: tl.constexpr, CROSSED: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Groups that fit a tile: one read, everything else in registers."""
+    unit = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside = unit < units
+    row = unit // groups
+    a_source, b_source, exists = sources(labels_ptr, row, inside, classes, CROSSED)
+    lane = tl.arange(0, COLUMNS)
+    start = (unit % groups) * group
+    within = (lane < group)[None, :]
+    mask = inside[:, None] & within
+    a_at = a_ptr + (a_source * a_row + start)[:, None] + lane[None, :]
+    b_at = b_ptr + (b_source * b_row + start)[:, None] + lane[None, :]
+    a = tl.load(a_at, mask=mask, other=0.0).to(tl.float32)
+    b = tl.load(b_at, mask=exists[:, None] & within, other=float("nan")).to(tl.float32)
+
+    max_a = tl.max(tl.where(within, a, float("-inf")), 1)
+    likeliest = within & (a == max_a[:, None])
+    anchor = tl.max(tl.where(likeliest, b, float("-inf")), 1)
+    message = tilt * (b - anchor[:, None])
+    weight = tl.where(within, exp_any(a - max_a[:, None]), 0.0)
+    inverse_z = 1.0 / tl.sum(weight, 1)
+    centre = tl.sum(tl.where(within, weighted(weight, message), 0.0), 1) * inverse_z
+    c = tl.where(within, message - centre[:, None], 0.0)
+    direct = ~(tl.max(c, 1) <= AMPLIFIED)
+    _, _, rest, gap = growth(c)
+    first = tl.sum(weight * rest, 1) * inverse_z
+    second = tl.sum(weight * gap, 1) * inverse_z
+    inverse_zr = tl.zeros([ROWS], tl.float32)
+    if tl.max(direct.to(tl.int32), 0) > 0:
+        max_r = tl.max(tl.where(within, a + message, float("-inf")), 1)
+        posterior = tl.where(within, exp_any(a + message - max_r[:, None]), 0.0)
+        inverse = 1.0 / tl.sum(posterior, 1)
+        first = tl.where(direct, max_r, first)
+        second = tl.where(direct, tl.sum(weighted(posterior, c), 1) * inverse, second)
+        inverse_zr = tl.where(direct, inverse, inverse_zr)
+
+    factor = row_factor(weight_ptr, weight_stride, row, inside)
+    if value_ptr is not None:
+        value = group_value(tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, LOSS)
+        store_value(value_ptr, unit, value, factor, inside, TOTAL)
+    if stats_ptr is not None:
+        tl.store(stats_ptr + unit, max_a, mask=inside)
+        tl.store(stats_ptr + units + unit, inverse_z, mask=inside)
+        tl.store(stats_ptr + 2 * units + unit, anchor, mask=inside)
+        tl.store(stats_ptr + 3 * units + unit, centre, mask=inside)
+        tl.store(stats_ptr + 4 * units + unit, first, mask=inside)
+        tl.store(stats_ptr + 5 * units + unit, second, mask=inside)
+        tl.store(stats_ptr + 6 * units + unit, inverse_zr, mask=inside)
+    if grad_a_ptr is not None or grad_b_ptr is not None:
+        factor = factor * scale
+        if grad_ptr is not None:
+            factor = factor * tl.load(grad_ptr + row * grad_stride, mask=inside, other=0.0)
+        grad_a, grad_b = group_terms(
+            a, b, tilt, max_a[:, None], inverse_z[:, None], anchor[:, None], centre[:, None],
+            first[:, None], second[:, None], inverse_zr[:, None], LOSS,
+        )  # fmt: skip
+        at = (row * width + start)[:, None] + lane[None, :]
+        if grad_a_ptr is not None:
+            tl.store(grad_a_ptr + at, grad_a * factor[:, None], mask=mask)
+        if grad_b_ptr is not None:
+            tl.store(grad_b_ptr + at, grad_b * factor[:, None], mask=mask)
+
+
+@triton.jit(do_not_specialize=["units", "classes", "groups", "weight_stride"])
+def group_sweeps(
+    a_ptr, b_ptr, labels_ptr, weight_ptr, value_ptr, stats_ptr,
+    units, classes, groups, group, a_row, b_row, weight_stride, tilt,
+    LOSS: tl.constexpr, TOTAL: tl.constexpr, CROSSED: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Groups longer than a tile: value and statistics, one program per group, swept in turn."""
+    unit = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)
+    inside = unit < units
+    row = unit // groups
+    a_source, b_source, exists = sources(labels_ptr, row, inside, classes, CROSSED)
+    start = (unit % groups) * group
+    a_base = a_ptr + a_source * a_row + start
+    b_base = b_ptr + b_source * b_row + start
+    lanes = tl.arange(0, COLUMNS)
+
+    top = tl.full([COLUMNS], float("-inf"), tl.float32)
+    top_b = tl.full([COLUMNS], float("-inf"), tl.float32)
+    for begin in range(0, group, COLUMNS):
+        within = begin + lanes < group
+        a = tl.load(a_base + begin + lanes, mask=within, other=float("-inf")).to(tl.float32)
+        b = tl.load(b_base + begin + lanes, mask=within & exists, other=float("nan"))
+        b = b.to(tl.float32)
+        tied = tl.where((a == top) & ~(b <= top_b), b, top_b)
+        top_b = tl.where(within, tl.where(a > top, b, tied), top_b)
+        top = tl.where(a > top, a, top)
+    max_a = tl.max(top, 0)
+    anchor = tl.max(tl.where(top == max_a, top_b, float("-inf")), 0)
+
+    mass = tl.zeros([COLUMNS], tl.float32)
+    moment = tl.zeros([COLUMNS], tl.float32)
+    for begin in range(0, group, COLUMNS):
+        within = begin + lanes < group
+        a = tl.load(a_base + begin + lanes, mask=within, other=float("-inf")).to(tl.float32)
+        b = tl.load(b_base + begin + lanes, mask=within & exists, other=float("nan"))
+        weight = tl.where(within, exp_any(a - max_a), 0.0)
+        mass += weight
+        message = tilt * (b.to(tl.float32) - anchor)
+        moment += tl.where(within, weighted(weight, message), 0.0)
+    inverse_z = 1.0 / tl.sum(mass, 0)
+    centre = tl.sum(moment, 0) * inverse_z
+
+    widest = tl.full([COLUMNS], float("-inf"), tl.float32)
+    top_r = tl.full([COLUMNS], float("-inf"), tl.float32)
+    excess = tl.zeros([COLUMNS], tl.float32)
+    gaps = tl.zeros([COLUMNS], tl.float32)
+    for begin in range(0, group, COLUMNS):
+        within = begin + lanes < group
+        a = tl.load(a_base + begin + lanes, mask=within, other=float("-inf")).to(tl.float32)
+        b = tl.load(b_base + begin + lanes, mask=within & exists, other=float("nan"))
+        message = tilt * (b.to(tl.float32) - anchor)
+        c = tl.where(within, message - centre, 0.0)
+        weight = tl.where(within, exp_any(a - max_a), 0.0)
+        _, _, rest, gap = growth(c)
+        excess += weight * rest
+        gaps += weight * gap
+        widest = tl.where(c > widest, c, widest)
+        top_r = tl.where(within & (a + message > top_r), a + message, top_r)
+    first = tl.sum(excess, 0) * inverse_z
+    second = tl.sum(gaps, 0) * inverse_z
+    inverse_zr = first * 0.0
+    if tl.max(widest, 0) > AMPLIFIED:
+        max_r = tl.max(top_r, 0)
+        mass = tl.zeros([COLUMNS], tl.float32)
+        moment = tl.zeros([COLUMNS], tl.float32)
+        for begin in range(0, group, COLUMNS):
+            within = begin + lanes < group
+            a = tl.load(a_base + begin + lanes, mask=within, other=float("-inf")).to(tl.float32)
+            b = tl.load(b_base + begin + lanes, mask=within & exists, other=float("nan"))
+            message = tilt * (b.to(tl.float32) - anchor)
+            posterior = tl.where(within, exp_any(a + message - max_r), 0.0)
+            mass += posterior
+            moment += tl.where(within, weighted(posterior, message - centre), 0.0)
+        inverse_zr = 1.0 / tl.sum(mass, 0)
+        first = max_r
+        second = tl.sum(moment, 0) * inverse_zr
+
+    if value_ptr is not None:
+        factor = row_factor(weight_ptr, weight_stride, row, inside)
+        value = group_value(tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, LOSS)
+        store_value(value_ptr, unit, value, factor, inside, TOTAL)
+    if stats_ptr is not None:
+        at = tl.program_id(0).to(tl.int64)
+        tl.store(stats_ptr + at, max_a)
+        tl.store(stats_ptr + units + at, inverse_z)
+        tl.store(stats_ptr + 2 * units + at, anchor)
+        tl.store(stats_ptr + 3 * units + at, centre)
+        tl.store(stats_ptr + 4 * units + at, first)
+        tl.store(stats_ptr + 5 * units + at, second)
+        tl.store(stats_ptr + 6 * units + at, inverse_zr)

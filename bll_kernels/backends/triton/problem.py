@@ -1,0 +1,87 @@
+"""What the kernels of a pair loss are given: operands, options, element function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch import Tensor
+
+from bll_kernels.backends.triton.operands import Rows, per_row
+from bll_kernels.families import (
+    FORMULAS,
+    bernoulli_triton,
+    categorical_triton,
+    gaussian_diagonal_triton,
+    gaussian_precision_triton,
+    gaussian_triton,
+)
+
+#: Families whose latents are independent of each other; the other one is categorical.
+ELEMENT_FAMILIES: Final[dict[str, Any]] = {
+    "bernoulli": bernoulli_triton,
+    "gaussian": gaussian_triton,
+    "gaussian-precision": gaussian_precision_triton,
+    "gaussian-diagonal": gaussian_diagonal_triton,
+}
+
+
+@dataclass(frozen=True)
+class PairProblem:
+    """The arguments that every kernel of a pair loss takes alike."""
+
+    a: Rows
+    b: Rows
+    labels: Tensor | None
+    grad: Tensor | None
+    weight: Tensor | None
+    family: str
+    group: int
+    tau: float
+    loss: str
+    tilt: float
+    reduction: str
+
+    @property
+    def planes(self) -> int:
+        """Parameters per latent."""
+        return FORMULAS[self.family].planes
+
+    @property
+    def mean(self) -> float:
+        """What the reduction multiplies a row's loss with."""
+        return 1.0 / max(self.a.count, 1) if self.reduction == "batchmean" else 1.0
+
+    @property
+    def groups(self) -> int:
+        """Categorical groups per row; 0 for other families."""
+        return self.a.width // self.group if self.family == "categorical" else 0
+
+    def shared(self) -> dict[str, Any]:
+        """Kernel arguments: sizes, strides, factors and the family's numbers."""
+        family = ELEMENT_FAMILIES.get(self.family, categorical_triton)
+        options = family.options(self.tau, self.tilt, self.loss)
+        weight, grad = per_row(self.weight), per_row(self.grad)
+        return {
+            "a_ptr": self.a.tensor,
+            "weight_ptr": weight.tensor,
+            "grad_ptr": grad.tensor,
+            "rows": self.a.count,
+            "width": self.a.width,
+            "classes": self.b.count,
+            "groups": self.groups,
+            "group": self.group,
+            "a_row": self.a.row,
+            "a_plane": self.a.plane,
+            "b_row": self.b.row,
+            "b_plane": self.b.plane,
+            "weight_stride": weight.stride,
+            "grad_stride": grad.stride,
+            "option0": options[0],
+            "option1": options[1],
+            "option2": options[2],
+            "scale": self.mean,
+            "TERMS": family.group_terms if self.groups else family.terms,
+            "LOSS": self.loss,
+            "PLANES": self.planes,
+        }
