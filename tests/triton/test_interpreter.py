@@ -29,7 +29,7 @@ def test_interpreted(suite: Path) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     environment.pop("BLL_REQUIRE", None)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-x", str(suite)],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", str(suite)],
         cwd=FOLDER.parent.parent,
         env=environment,
         capture_output=True,
