@@ -36,7 +36,7 @@ def _tilt_form(p: Tensor, c: Tensor, loss: str) -> PairTerms:
     if loss == "evidence":
         return PairTerms(-log_mean, q * (surplus - x), -q * (1 + x))
     if loss == "reverse_kl":
-        return PairTerms(log_mean, -_weighted(p, c), q * (x - surplus))
+        return PairTerms(log_mean, -p * c, q * (x - surplus))
     if loss == "reverse_kl_full":
         return PairTerms(log_mean, q * (rest - surplus - c * surplus), q * (x - surplus))
     mean = _sum(p * x * c) / (1 + surplus)  # E_rho[c]
