@@ -97,16 +97,16 @@ BLL_HD double exp_any(double x) {
 #endif
 }
 
-// e^x - 1 for |x| <= 1/2.
-BLL_HD float expm1_small(float x) {
+// e^x - 1 - x for |x| <= 1/2.
+BLL_HD float expm1_rest(float x) {
   const float x2 = x * x;
-  const float low = x * 1.666613519191742e-1f + 4.999998211860657e-1f;
-  const float high = x * 8.402394130825996e-3f + 4.166897013783455e-2f;
-  const float top = x2 * 1.3875731965526938e-3f + high;
-  return x + x2 * (x2 * top + low);
+  const float low = x * 1.666666543e-1f + 0.5f;
+  const float high = x * 8.333480095e-3f + 4.166599934e-2f;
+  const float top = x * 1.986334553e-4f + 1.397533138e-3f;
+  return x2 * (x2 * (x2 * top + high) + low);
 }
 
-BLL_HD double expm1_small(double x) {
+BLL_HD double expm1_rest(double x) {
   double y = 1.0 / 1307674368000.0;
   y = y * x + 1.0 / 87178291200.0;
   y = y * x + 1.0 / 6227020800.0;
@@ -121,7 +121,43 @@ BLL_HD double expm1_small(double x) {
   y = y * x + 1.0 / 24.0;
   y = y * x + 1.0 / 6.0;
   y = y * x + 1.0 / 2.0;
-  return x + x * x * y;
+  return x * x * y;
+}
+
+// e^x - 1 for |x| <= 1/2.
+BLL_HD float expm1_small(float x) { return x + expm1_rest(x); }
+BLL_HD double expm1_small(double x) { return x + expm1_rest(x); }
+
+// e^x and its differences for |x| <= 80 (700 in double), each to a few roundings of itself.
+template <class Real>
+struct Growth {
+  Real factor;  // e^x
+  Real growth;  // e^x - 1
+  Real rest;    // e^x - 1 - x
+};
+
+// With e^x = p e^r: the sums below are exact in their first terms where p = 1.
+template <class Real>
+BLL_HD Growth<Real> growth_of(Real x, Real r, Real power) {
+  const Real rest = expm1_rest(r), growth = r + rest, less = power - 1;
+  return {power * growth + power, power * growth + less,
+          power * rest + (power * r + (less - x))};
+}
+
+BLL_HD Growth<float> growth_of(float x) {
+  const float magic = 12582912.0f + 127.0f;
+  const float shifted = x * 1.44269504f + magic;
+  const float n = shifted - magic;
+  const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+  return growth_of(x, r, bits_float(float_bits(shifted) << 23));
+}
+
+BLL_HD Growth<double> growth_of(double x) {
+  const double magic = 6755399441055744.0 + 1023.0;
+  const double shifted = x * 1.4426950408889634 + magic;
+  const double n = shifted - magic;
+  const double r = (x - n * 0.6931471803691238) - n * 1.9082149292705877e-10;
+  return growth_of(x, r, bits_double(double_bits(shifted) << 52));
 }
 
 // (e^x - 1 - x) / x^2 for |x| <= 1.

@@ -91,6 +91,46 @@ struct PoolArgs {
 void grid_pool_forward(const PoolArgs& args, ParallelFor parallel_for);
 void grid_pool_backward(const PoolArgs& args, ParallelFor parallel_for);
 
+// Mean over j of (S_ij - T_ij)^2 for every row i, S the cosine Gram matrix of the rows of x
+// (docs/method.md). T is `same` for equal labels and `other` for different ones where labels are
+// given, and the Gram matrix of `vectors` where those are.
+struct GramArgs {
+  Reduction reduction;
+  bool center;
+  double same, other;
+  int64_t width;          // of x
+  int64_t vectors_width;  // of vectors
+  Rows x;
+  Rows vectors;           // data == nullptr: none
+  const int64_t* labels;  // [x.count] or nullptr
+  const void* weight;     // [x.count] or nullptr
+  const void* grad;       // upstream gradient: [x.count] for kNone, [1] else; nullptr means 1
+  void* value;            // [x.count] for kNone, [1] else; nullptr: not wanted
+  void* grad_x;           // contiguous, dtype of x; nullptr: not wanted
+};
+void gram_loss(const GramArgs& args, ParallelFor parallel_for);
+
+// Means of the rows of every class, zeros for a class without rows.
+struct ClassMeansArgs {
+  int64_t classes, width;
+  Rows x;
+  const int64_t* labels;  // [x.count], already range-checked
+  void* means;            // accumulate type, [classes, width]
+  int64_t* counts;        // [classes]
+};
+void class_means(const ClassMeansArgs& args, ParallelFor parallel_for);
+
+// The gradient to the rows, in the accumulate type: that of the row's class divided by its count.
+struct ClassMeansGradArgs {
+  int64_t classes, width, rows;
+  DType dtype;  // kFloat64 or kFloat32, of grad and grad_x
+  const void* grad;
+  const int64_t* labels;
+  const int64_t* counts;
+  void* grad_x;
+};
+void class_means_backward(const ClassMeansGradArgs& args, ParallelFor parallel_for);
+
 // Instruction sets of this build that the processor can run, best last ("portable", "avx2",
 // "avx512"); the kernels use the best unless select_isa names another (tests do).
 int isa_count();

@@ -66,11 +66,13 @@ inline constexpr int64_t kStagedRun = 256;
 template <class Real>
 struct StagedRun {
   alignas(64) Real prior[kStagedRun];
-  alignas(64) Real posterior[kStagedRun];
+  alignas(64) Real factor[kStagedRun];
+  alignas(64) Real growth[kStagedRun];
+  alignas(64) Real rest[kStagedRun];
 };
 
 // The second of two sweeps.
-template <class Family, Loss L, Want W, bool Small, class Real>
+template <class Family, Loss L, Want W, bool Bounded, class Real>
 BLL_HD Real pair_finish(const Family& family, const Tile<Real>& tile, int64_t start, int64_t size,
                         const StagedRun<Real>& run) {
   const Real* __restrict a = tile.a + start;
@@ -81,8 +83,8 @@ BLL_HD Real pair_finish(const Family& family, const Tile<Real>& tile, int64_t st
   Real sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < size; ++i) {
-    const PairTerms<Real, 1> terms = natural_terms<L>(
-        family.template pair<Small>(a[i], family.tilt * b[i], {run.prior[i], run.posterior[i]}));
+    const PairTerms<Real, 1> terms = natural_terms<L>(family.template pair<Bounded>(
+        a[i], family.tilt * b[i], {run.prior[i], {run.factor[i], run.growth[i], run.rest[i]}}));
     if constexpr (wants_value(W)) sum += terms.value;
     if constexpr (wants_grad_a(W)) grad_a[i] = scale * terms.a[0];
     if constexpr (wants_grad_b(W)) grad_b[i] = scale_b * terms.b[0];
@@ -102,13 +104,15 @@ BLL_HD Real pair_sweep_staged(const Tile<Real>& tile) {
     Real largest = 0;
 #pragma omp simd reduction(max : largest)
     for (int64_t i = 0; i < size; ++i) {
-      const Real message = family.tilt * b[i], size_of_message = magnitude(message);
+      const Real message = family.tilt * b[i], latent = family.size(a[i], message);
       const typename Family::Stage stage = family.stage(a[i], message);
       run.prior[i] = stage.prior;
-      run.posterior[i] = stage.posterior;
-      largest = size_of_message > largest ? size_of_message : largest;
+      run.factor[i] = stage.growth.factor;
+      run.growth[i] = stage.growth.growth;
+      run.rest[i] = stage.growth.rest;
+      largest = latent > largest ? latent : largest;
     }
-    sum += largest < Family::kSmall
+    sum += largest <= Family::kLargest()
                ? pair_finish<Family, L, W, true>(family, tile, start, size, run)
                : pair_finish<Family, L, W, false>(family, tile, start, size, run);
   }

@@ -1,0 +1,9 @@
+#include "cpu/isa.h"
+
+#define BLL_ISA portable
+#define BLL_ISA_TARGET BLL_TARGET_PORTABLE
+#define BLL_VECTOR_BYTES 16
+#define BLL_DOT_ROWS 4
+#define BLL_DOT_CLASSES 2
+#define BLL_SUM_VECTORS 2
+#include "cpu/gram_table.inc"

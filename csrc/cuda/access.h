@@ -1,0 +1,157 @@
+// Latents in memory as floats in registers. An access policy says how many a thread takes at once
+// (kCount) and moves them: 16 bytes where everything is aligned, one by one elsewhere. Loads give
+// raw bits, so that many can be in flight before the first is used.
+#pragma once
+
+#include "core/defs.h"
+#include "cuda/api.h"
+#include "cuda/launch.h"
+
+namespace bll::cuda {
+
+template <class T>
+__device__ __forceinline__ float to_float(T x);
+template <>
+__device__ __forceinline__ float to_float(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) {
+  return __bfloat162float(x);
+}
+template <>
+__device__ __forceinline__ float to_float(__half x) {
+  return __half2float(x);
+}
+
+template <class T>
+__device__ __forceinline__ T from_float(float x);
+template <>
+__device__ __forceinline__ float from_float(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float(float x) {
+  return __float2bfloat16_rn(x);
+}
+template <>
+__device__ __forceinline__ __half from_float(float x) {
+  return __float2half_rn(x);
+}
+
+// 16 bytes of T, or as many float32 where the operand's dtype says so (a message beside a half
+// type). Offsets are multiples of kCount from an aligned base.
+template <class T>
+struct Wide {
+  static constexpr int kCount = 16 / sizeof(T);
+  static constexpr int kQuads = 4 / sizeof(T);  // that kCount float32 fill
+  struct Raw {
+    uint4 quad[kQuads];
+  };
+  struct alignas(16) Packed {
+    T x[kCount];
+  };
+  struct alignas(16) Floats {
+    float x[4];
+  };
+
+  __device__ __forceinline__ static bool is_float(DType dtype) {
+    return sizeof(T) == 4 || dtype == DType::kFloat32;
+  }
+
+  __device__ __forceinline__ static Raw load(const void* base, DType dtype, int64_t offset) {
+    Raw raw;
+    const bool wide = is_float(dtype);
+    const char* at = static_cast<const char*>(base) + offset * (wide ? 4 : sizeof(T));
+    BLL_CHECK_ALIGNED(at);
+    raw.quad[0] = __ldg(reinterpret_cast<const uint4*>(at));
+    if (kQuads > 1 && wide) raw.quad[kQuads - 1] = __ldg(reinterpret_cast<const uint4*>(at) + 1);
+    return raw;
+  }
+
+  // All bits set is NaN in every dtype.
+  __device__ __forceinline__ static Raw nan() {
+    Raw raw;
+    for (int i = 0; i < kQuads; ++i) raw.quad[i] = make_uint4(~0u, ~0u, ~0u, ~0u);
+    return raw;
+  }
+
+  __device__ __forceinline__ static void unpack(const Raw& raw, DType dtype, float (&x)[kCount]) {
+    if (is_float(dtype)) {
+#pragma unroll
+      for (int q = 0; q < kQuads; ++q) {
+        const Floats part = bits<Floats>(raw.quad[q]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) x[4 * q + i] = part.x[i];
+      }
+    } else {
+      const Packed packed = bits<Packed>(raw.quad[0]);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) x[i] = to_float(packed.x[i]);
+    }
+  }
+
+  __device__ __forceinline__ static void store(void* base, DType dtype, int64_t offset,
+                                               const float (&x)[kCount]) {
+    const bool wide = is_float(dtype);
+    char* at = static_cast<char*>(base) + offset * (wide ? 4 : sizeof(T));
+    BLL_CHECK_ALIGNED(at);
+    if (wide) {
+#pragma unroll
+      for (int q = 0; q < kQuads; ++q) {
+        Floats part;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) part.x[i] = x[4 * q + i];
+        reinterpret_cast<uint4*>(at)[q] = bits<uint4>(part);
+      }
+    } else {
+      Packed packed;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) packed.x[i] = from_float<T>(x[i]);
+      *reinterpret_cast<uint4*>(at) = bits<uint4>(packed);
+    }
+  }
+
+ private:
+  template <class To, class From>
+  __device__ __forceinline__ static To bits(const From& from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    memcpy(&to, &from, sizeof to);
+    return to;
+  }
+};
+
+// One latent of any dtype at any address.
+struct Single {
+  static constexpr int kCount = 1;
+  struct Raw {
+    float x;
+  };
+
+  __device__ __forceinline__ static Raw load(const void* base, DType dtype, int64_t offset) {
+    if (dtype == DType::kFloat32) return {__ldg(static_cast<const float*>(base) + offset)};
+    const unsigned short raw = __ldg(static_cast<const unsigned short*>(base) + offset);
+    if (dtype == DType::kBFloat16) return {to_float(__ushort_as_bfloat16(raw))};
+    return {to_float(__ushort_as_half(raw))};
+  }
+
+  __device__ __forceinline__ static Raw nan() { return {bits_float(~0u)}; }
+
+  __device__ __forceinline__ static void unpack(const Raw& raw, DType, float (&x)[1]) {
+    x[0] = raw.x;
+  }
+
+  __device__ __forceinline__ static void store(void* base, DType dtype, int64_t offset,
+                                               const float (&x)[1]) {
+    if (dtype == DType::kFloat32) {
+      static_cast<float*>(base)[offset] = x[0];
+    } else if (dtype == DType::kBFloat16) {
+      static_cast<__nv_bfloat16*>(base)[offset] = from_float<__nv_bfloat16>(x[0]);
+    } else {
+      static_cast<__half*>(base)[offset] = from_float<__half>(x[0]);
+    }
+  }
+};
+
+}  // namespace bll::cuda

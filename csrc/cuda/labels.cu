@@ -1,0 +1,100 @@
+#include "cuda/labels.h"
+
+#include "cuda/launch.h"
+
+namespace bll::cuda {
+namespace {
+
+// A block per chunk: every row's rank among the chunk's rows of its label, and their number.
+__global__ void __launch_bounds__(kSortBlock) rank_kernel(const LabelSort s) {
+  BLL_SHARED(int64_t, block_labels, kSortBlock);
+  const int64_t chunk = blockIdx.x, first = chunk * s.chunk_rows;
+  const int64_t last = first + s.chunk_rows < s.rows ? first + s.chunk_rows : s.rows;
+  for (int64_t c = threadIdx.x; c < s.classes; c += kSortBlock) s.counts[c * s.chunks + chunk] = 0;
+  __syncthreads();
+  for (int64_t start = first; start < last; start += kSortBlock) {
+    const int64_t row = start + threadIdx.x;
+    const int64_t label = row < last ? s.labels[row] : -1;
+    const bool valid = label >= 0 && label < s.classes;
+    block_labels[threadIdx.x] = valid ? label : -1;
+    __syncthreads();
+    int32_t before = 0, after = 0;
+    for (int i = 0; i < kSortBlock; ++i) {
+      const bool same = block_labels[i] == label;
+      before += same && i < static_cast<int>(threadIdx.x);
+      after += same && i > static_cast<int>(threadIdx.x);
+    }
+    int32_t rank = before;
+    if (valid) rank += s.counts[label * s.chunks + chunk];
+    if (row < last) s.rank[row] = rank;
+    __syncthreads();
+    if (valid && after == 0) s.counts[label * s.chunks + chunk] = rank + 1;
+    __syncthreads();
+  }
+}
+
+// Inclusive sum over the lanes of a warp.
+__device__ __forceinline__ int32_t scan_lanes(int32_t x) {
+  const int lane = threadIdx.x % kWarp;
+  for (int step = 1; step < kWarp; step *= 2) {
+    const int32_t other = __shfl_sync(kAllLanes, x, lane >= step ? lane - step : lane);
+    if (lane >= step) x += other;
+  }
+  return x;
+}
+
+// Exclusive sums of `count` numbers by one warp, in place; returns the total.
+__device__ __forceinline__ int32_t scan_run(int32_t* numbers, int64_t count) {
+  const int lane = threadIdx.x % kWarp;
+  int32_t carry = 0;
+  for (int64_t start = 0; start < count; start += kWarp) {
+    const int64_t i = start + lane;
+    const int32_t x = i < count ? numbers[i] : 0;
+    const int32_t sum = scan_lanes(x);
+    if (i < count) numbers[i] = carry + sum - x;
+    carry += __shfl_sync(kAllLanes, sum, kWarp - 1);
+  }
+  return carry;
+}
+
+// A warp per class: where every chunk's rows of the class begin among all of the class.
+__global__ void __launch_bounds__(kSortBlock) chunk_starts_kernel(const LabelSort s) {
+  const int64_t c = int64_t{blockIdx.x} * (kSortBlock / kWarp) + threadIdx.x / kWarp;
+  if (c >= s.classes) return;
+  const int32_t total = scan_run(s.counts + c * s.chunks, s.chunks);
+  if (threadIdx.x % kWarp == 0) s.total[c] = total;
+}
+
+// One warp: where every class begins.
+__global__ void __launch_bounds__(kWarp) class_starts_kernel(const LabelSort s) {
+  for (int64_t c = threadIdx.x; c < s.classes; c += kWarp) s.start[c] = s.total[c];
+  __syncwarp();
+  const int32_t total = scan_run(s.start, s.classes);
+  if (threadIdx.x == 0) s.start[s.classes] = total;
+}
+
+__global__ void __launch_bounds__(kSortBlock) order_kernel(const LabelSort s) {
+  const int64_t row = int64_t{blockIdx.x} * kSortBlock + threadIdx.x;
+  if (row >= s.rows) return;
+  const int64_t label = s.labels[row];
+  if (label < 0 || label >= s.classes) return;
+  const int64_t chunk = row / s.chunk_rows;
+  s.order[s.start[label] + s.counts[label * s.chunks + chunk] + s.rank[row]] =
+      static_cast<int32_t>(row);
+}
+
+unsigned blocks_for(int64_t size, int64_t per_block) {
+  return static_cast<unsigned>(ceil_div(size, per_block));
+}
+
+}  // namespace
+
+void sort_labels(const LabelSort& sort, cudaStream_t stream) {
+  BLL_LAUNCH(rank_kernel, static_cast<unsigned>(sort.chunks), kSortBlock, stream, sort);
+  BLL_LAUNCH(chunk_starts_kernel, blocks_for(sort.classes, kSortBlock / kWarp), kSortBlock, stream,
+             sort);
+  BLL_LAUNCH(class_starts_kernel, 1, kWarp, stream, sort);
+  BLL_LAUNCH(order_kernel, blocks_for(sort.rows, kSortBlock), kSortBlock, stream, sort);
+}
+
+}  // namespace bll::cuda

@@ -1,0 +1,167 @@
+// The door of the pair losses: plans, hands out scratch memory, queues the kernels in order.
+#include "cuda/pair.h"
+
+#include <algorithm>
+
+#include "cuda/labels.h"
+#include "cuda/reduce.h"
+#include "cuda/workspace.h"
+
+namespace bll::cuda {
+namespace {
+
+int64_t item_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+const PairLaunchers& launchers_of(FamilyId id) {
+  switch (id) {
+    case FamilyId::kBernoulli:
+      return kBernoulliLaunchers;
+    case FamilyId::kGaussian:
+      return kGaussianLaunchers;
+    case FamilyId::kGaussianPrecision:
+      return kGaussianPrecisionLaunchers;
+    default:
+      return kGaussianDiagonalLaunchers;
+  }
+}
+
+// Where the stages of one call leave what the next one reads.
+struct Scratch {
+  float* partials = nullptr;
+  float* sections = nullptr;
+  LabelSort sort{};
+
+  Scratch(const PairArgs& args, const PairPlan& plan, Workspace& workspace) {
+    if (args.value != nullptr && plan.two_stages) {
+      partials = workspace.take<float>(plan.partials);
+    }
+    if (plan.sections == 0) return;
+    const int planes = family_planes(args.family.id);
+    sort.rows = args.a.count;
+    sort.classes = args.b.count;
+    sort.chunks = plan.sort_chunks;
+    sort.chunk_rows = plan.sort_rows;
+    sort.labels = args.labels;
+    sort.rank = workspace.take<int32_t>(sort.rows);
+    sort.counts = workspace.take<int32_t>(sort.classes * sort.chunks);
+    sort.total = workspace.take<int32_t>(sort.classes);
+    sort.start = workspace.take<int32_t>(sort.classes + 1);
+    sort.order = workspace.take<int32_t>(sort.rows);
+    if (plan.sections > 1) {
+      sections = workspace.take<float>(plan.sections * args.b.count * planes * args.width);
+    }
+  }
+};
+
+float mean_scale(const PairArgs& args) {
+  return args.reduction == Reduction::kBatchMean ? 1.0f / static_cast<float>(args.a.count) : 1.0f;
+}
+
+PairView view_of(const PairArgs& args, const PairPlan& plan, const Scratch& scratch) {
+  PairView v{};
+  v.a = args.a.data;
+  v.b = args.b.data;
+  v.labels = args.labels;
+  v.weight = static_cast<const float*>(args.weight);
+  v.grad = static_cast<const float*>(args.grad);
+  v.value = plan.two_stages ? scratch.partials : static_cast<float*>(args.value);
+  v.grad_a = args.grad_a;
+  const bool dense_b = args.labels == nullptr && reaches_message(args.loss);
+  v.grad_b = dense_b ? args.grad_b : nullptr;
+  v.a_dtype = args.a.dtype;
+  v.b_dtype = args.b.dtype;
+  v.rows = plan.rows;
+  v.width = plan.width;
+  v.classes = args.b.count;
+  v.tail = plan.tail;
+  v.a_row = args.a.stride;
+  v.a_plane = args.a.plane_stride;
+  v.b_row = args.b.stride;
+  v.b_plane = args.b.plane_stride;
+  v.per_row = args.reduction == Reduction::kNone;
+  v.grad_stride = v.per_row ? 1 : 0;
+  v.scale = mean_scale(args);
+  v.value_scale = plan.two_stages ? 1.0f : v.scale;
+  v.units = static_cast<uint32_t>(plan.units);
+  v.chunks = static_cast<uint32_t>(plan.layout.chunks);
+  v.lanes = plan.layout.lanes;
+  v.unit_rows = plan.layout.rows;
+  v.unit_columns = static_cast<int>(plan.layout.columns);
+  return v;
+}
+
+void run_elements(const PairArgs& args, const PairPlan& plan, const PairView& view,
+                  cudaStream_t stream) {
+  if (args.value == nullptr && view.grad_a == nullptr && view.grad_b == nullptr) return;
+  launchers_of(args.family.id)
+      .elements(args.family, args.loss, plan.layout.wide(), view, plan.blocks, stream);
+  if (args.value == nullptr || !plan.two_stages) return;
+  float* value = static_cast<float*>(args.value);
+  if (view.per_row) {
+    sum_rows(view.value, plan.rows, plan.layout.chunks, value, stream);
+  } else {
+    sum_all(view.value, plan.partials, view.scale, value, stream);
+  }
+}
+
+void run_table(const PairArgs& args, const PairPlan& plan, const PairView& view,
+               const Scratch& scratch, cudaStream_t stream) {
+  sort_labels(scratch.sort, stream);
+  TableView t{};
+  t.pair = view;
+  t.order = scratch.sort.order;
+  t.start = scratch.sort.start;
+  t.out = plan.sections > 1 ? scratch.sections : args.grad_b;
+  t.out_dtype = plan.sections > 1 ? DType::kFloat32 : args.b.dtype;
+  t.sections = plan.sections;
+  t.chunks = static_cast<uint32_t>(plan.table.chunks);
+  t.lanes = plan.table.lanes;
+  t.unit_columns = static_cast<int>(plan.table.columns);
+  const int64_t blocks = plan.sections * args.b.count * plan.table.chunks;
+  launchers_of(args.family.id)
+      .table(args.family, args.loss, plan.table.wide(), t, blocks, stream);
+  if (plan.sections == 1) return;
+  const int64_t size = args.b.count * family_planes(args.family.id) * args.width;
+  sum_sections(scratch.sections, plan.sections, size, args.grad_b, args.b.dtype, stream);
+}
+
+// What no kernel writes: values of nothing, gradients of stopped messages and of unused tables.
+cudaError_t clear(const PairArgs& args, cudaStream_t stream) {
+  const bool empty = args.a.count == 0 || args.width == 0;
+  cudaError_t error = cudaSuccess;
+  if (empty && args.value != nullptr) {
+    const int64_t count = args.reduction == Reduction::kNone ? args.a.count : 1;
+    error = cudaMemsetAsync(args.value, 0, static_cast<size_t>(count) * sizeof(float), stream);
+  }
+  if (error == cudaSuccess && args.grad_b != nullptr && (empty || !reaches_message(args.loss))) {
+    const int64_t size = args.b.count * family_planes(args.family.id) * args.width;
+    const size_t bytes = static_cast<size_t>(size * item_size(args.b.dtype));
+    if (bytes > 0) error = cudaMemsetAsync(args.grad_b, 0, bytes, stream);
+  }
+  return error;
+}
+
+}  // namespace
+
+size_t pair_workspace(const PairArgs& args, const Device& device) {
+  if (args.a.count == 0 || args.width == 0) return 0;
+  Workspace counter(nullptr);
+  Scratch(args, plan_pair(args, device), counter);
+  return counter.used();
+}
+
+cudaError_t pair_loss(const PairArgs& args, const Device& device, void* memory,
+                      cudaStream_t stream) {
+  const cudaError_t cleared = clear(args, stream);
+  if (cleared != cudaSuccess || args.a.count == 0 || args.width == 0) return cleared;
+  const PairPlan plan = plan_pair(args, device);
+  if (plan.units > UINT32_MAX / 2 || args.a.count > INT32_MAX) return cudaErrorInvalidValue;
+  Workspace workspace(memory);
+  const Scratch scratch(args, plan, workspace);
+  const PairView view = view_of(args, plan, scratch);
+  run_elements(args, plan, view, stream);
+  if (plan.sections > 0) run_table(args, plan, view, scratch, stream);
+  return cudaGetLastError();
+}
+
+}  // namespace bll::cuda

@@ -1,0 +1,92 @@
+#include "cuda/pair_plan.h"
+
+#include <algorithm>
+
+#include "cuda/pair.h"
+
+namespace bll::cuda {
+namespace {
+
+// Entries of the table of label counts that more chunks would exceed.
+constexpr int64_t kMostCounts = 1 << 22;
+constexpr int64_t kMostSections = 64;
+constexpr int64_t kLeastRowsOfSection = 32;
+
+int64_t div_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
+
+int64_t item_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+bool aligned(const Rows& rows, int64_t count) {
+  return aligned(rows.data) && (rows.count <= 1 || rows.stride % count == 0) &&
+         rows.plane_stride % count == 0;
+}
+
+bool contiguous(const Rows& rows, int64_t width) {
+  return rows.stride == width || rows.count <= 1;
+}
+
+bool is_flat(const PairArgs& args) {
+  return args.labels == nullptr && args.weight == nullptr && args.reduction != Reduction::kNone &&
+         family_planes(args.family.id) == 1 && args.family.id != FamilyId::kCategorical &&
+         contiguous(args.a, args.width) && contiguous(args.b, args.width);
+}
+
+int power_of_two(int64_t x, int most) {
+  int power = 1;
+  while (power < x && power < most) power *= 2;
+  return power;
+}
+
+Layout lay_out(int64_t width, int count, int lanes) {
+  Layout layout;
+  layout.count = count;
+  layout.lanes = power_of_two(div_up(width, count), lanes);
+  layout.rows = kThreads / layout.lanes;
+  layout.columns = int64_t{layout.lanes} * count;
+  layout.chunks = div_up(width, layout.columns);
+  return layout;
+}
+
+void plan_table(PairPlan& plan, const PairArgs& args, int count, const Device& device) {
+  plan.table = lay_out(args.width, count, kTableLanes);
+  const int64_t owners = args.b.count * plan.table.chunks;
+  const int64_t wanted = div_up(int64_t{device.processors} * 8, std::max<int64_t>(owners, 1));
+  const int64_t most = div_up(args.a.count, kLeastRowsOfSection);
+  plan.sections = std::clamp<int64_t>(wanted, 1, std::min(most, kMostSections));
+  const int64_t blocks = div_up(args.a.count, kThreads);
+  const int64_t chunks = std::clamp<int64_t>(kMostCounts / args.b.count, 1, blocks);
+  plan.sort_rows = div_up(blocks, chunks) * kThreads;
+  plan.sort_chunks = div_up(args.a.count, plan.sort_rows);
+}
+
+}  // namespace
+
+PairPlan plan_pair(const PairArgs& args, const Device& device) {
+  PairPlan plan{};
+  const int vector = static_cast<int>(16 / item_size(args.a.dtype));
+  const bool at_vectors = aligned(args.a, vector) && aligned(args.b, vector) &&
+                          aligned(args.grad_a) && aligned(args.grad_b);
+  plan.flat = is_flat(args);
+  plan.rows = plan.flat ? 1 : args.a.count;
+  plan.width = plan.flat ? args.a.count * args.width : args.width;
+  const bool wide = at_vectors && (plan.flat || args.width % vector == 0) && plan.width >= vector;
+  const int count = wide ? vector : 1;
+  plan.tail = plan.flat ? plan.width % count : 0;
+  plan.width -= plan.tail;
+  plan.layout = lay_out(plan.width, count, kThreads);
+  plan.units = div_up(plan.rows, plan.layout.rows) * plan.layout.chunks;
+  const int64_t items = items_per_thread(count, family_planes(args.family.id));
+  const int64_t wave = int64_t{device.processors} * kBlocksPerProcessor;
+  plan.blocks = static_cast<int>(std::min(wave, div_up(plan.units, items)));
+  const bool per_row = args.reduction == Reduction::kNone;
+  plan.partials = per_row ? plan.rows * plan.layout.chunks : plan.blocks;
+  plan.two_stages = per_row ? plan.layout.chunks > 1 : plan.blocks > 1;
+  if (args.labels != nullptr && args.grad_b != nullptr && reaches_message(args.loss)) {
+    plan_table(plan, args, wide ? vector : 1, device);
+  }
+  return plan;
+}
+
+}  // namespace bll::cuda
