@@ -162,3 +162,58 @@ class GridPool(torch.autograd.Function):
         """Spread the pooled gradient over the map."""
         (x,) = ctx.saved_tensors
         return op(ctx.backend, "grid_pool_backward")(grad, x, *ctx.options), None, None, None
+
+
+class GramLoss(torch.autograd.Function):
+    """`gram_loss` with the gradient to x."""
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        labels: Tensor | None,
+        vectors: Tensor | None,
+        weight: Tensor | None,
+        backend: str,
+        *options: Any,
+    ) -> Tensor:
+        """Value of the op; `options` are the op's own, from `same` to `reduction`."""
+        value: Tensor = op(backend, "gram_loss")(x, labels, vectors, weight, *options)
+        return value
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the inputs."""
+        ctx.save_for_backward(*inputs[:4])
+        ctx.backend, ctx.options = inputs[4], inputs[5:]
+
+    @staticmethod
+    @_once
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        """Upstream gradient times the gradient of the value."""
+        grad_x = op(ctx.backend, "gram_loss_backward")(grad, *ctx.saved_tensors, *ctx.options)
+        return (grad_x, *(None,) * (4 + len(ctx.options)))
+
+
+class ClassMeans(torch.autograd.Function):
+    """`class_means` with the gradient to x."""
+
+    @staticmethod
+    def forward(x: Tensor, labels: Tensor, backend: str, classes: int) -> tuple[Tensor, Tensor]:
+        """Means and counts."""
+        means, counts = op(backend, "class_means")(x, labels, classes)
+        return means, counts
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        """Keep the labels and the counts."""
+        x, labels, ctx.backend, _ = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(labels, output[1])
+        ctx.dtype = x.dtype
+
+    @staticmethod
+    @_once
+    def backward(ctx: Any, grad: Tensor, _: Any) -> Gradients:
+        """Every row gets its class's gradient divided by the class's count."""
+        grad_x = op(ctx.backend, "class_means_backward")(grad, *ctx.saved_tensors)
+        return grad_x.to(ctx.dtype), None, None, None

@@ -1,6 +1,6 @@
 """Schemas, fake kernels and reference implementations of the registered ops.
 
-Every backend is a namespace with the same eight ops: `bll_reference` is implemented here in
+Every backend is a namespace with the same ops: `bll_reference` is implemented here in
 Python; `bll_native` gets its implementations from the compiled libraries, `bll_triton` its own
 from modules imported at the first call. The schemas exist without any of them, so exported
 programs and fake tensors work everywhere.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-from bll_kernels.backends import reference, reference_pool, triton
+from bll_kernels.backends import reference, reference_gram, reference_pool, triton
 from bll_kernels.families import FORMULAS
 from bll_kernels.spec import accumulate_dtype
 
@@ -29,6 +29,8 @@ _CLASS += "int group, float tau, bool normalize_message, float tilt, str reducti
 _CLASS_BACKWARD = "Tensor grad, Tensor residual, Tensor a, Tensor table, str family, int group, "
 _CLASS_BACKWARD += "float tau, bool normalize_message, float tilt"
 _CLASS_NEEDS = "bool need_a, bool need_table, bool need_bias"
+_GRAM = "Tensor x, Tensor? labels, Tensor? vectors, Tensor? weight, float same, float other, "
+_GRAM += "bool center, str reduction"
 
 SCHEMAS: Final = {
     "pair_loss": f"({_PAIR}) -> Tensor",
@@ -37,6 +39,11 @@ SCHEMAS: Final = {
     "class_loss": f"({_CLASS}) -> (Tensor, Tensor)",
     "class_loss_backward": f"({_CLASS_BACKWARD}, {_CLASS_NEEDS}) -> (Tensor, Tensor, Tensor)",
     "class_loss_value_and_grad": f"({_CLASS}, {_CLASS_NEEDS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    "gram_loss": f"({_GRAM}) -> Tensor",
+    "gram_loss_backward": f"(Tensor grad, {_GRAM}) -> Tensor",
+    "gram_loss_value_and_grad": f"({_GRAM}) -> (Tensor, Tensor)",
+    "class_means": "(Tensor x, Tensor labels, int classes) -> (Tensor, Tensor)",
+    "class_means_backward": "(Tensor grad, Tensor labels, Tensor counts) -> Tensor",
     "grid_pool": "(Tensor x, str kind, int grid) -> Tensor",
     "grid_pool_backward": "(Tensor grad, Tensor x, str kind, int grid) -> Tensor",
 }
@@ -102,6 +109,38 @@ def _fake_class_loss_value_and_grad(
     return value, _fake_grad(a, need_a), _fake_grad(table, need_table), bias_grad
 
 
+def _fake_gram_loss(
+    x: Tensor, labels: Tensor | None, vectors: Tensor | None, weight: Tensor | None, same: float,
+    other: float, center: bool, reduction: str,
+) -> Tensor:  # fmt: skip
+    shape = x.shape[:1] if reduction == "none" else ()
+    return x.new_empty(shape, dtype=accumulate_dtype(x.dtype))
+
+
+def _fake_gram_loss_backward(
+    grad: Tensor, x: Tensor, labels: Tensor | None, vectors: Tensor | None, weight: Tensor | None,
+    same: float, other: float, center: bool, reduction: str,
+) -> Tensor:  # fmt: skip
+    return x.new_empty(x.shape)
+
+
+def _fake_gram_loss_value_and_grad(
+    x: Tensor, labels: Tensor | None, vectors: Tensor | None, weight: Tensor | None, same: float,
+    other: float, center: bool, reduction: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    value = _fake_gram_loss(x, labels, vectors, weight, same, other, center, reduction)
+    return value, x.new_empty(x.shape)
+
+
+def _fake_class_means(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    means = x.new_empty((classes, *x.shape[1:]), dtype=accumulate_dtype(x.dtype))
+    return means, x.new_empty((classes,), dtype=torch.int64)
+
+
+def _fake_class_means_backward(grad: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+    return grad.new_empty((*labels.shape, *grad.shape[1:]))
+
+
 def _fake_grid_pool(x: Tensor, kind: str, grid: int) -> Tensor:
     shape = (x.shape[0], x.shape[1] * grid * grid)
     return x.new_empty(shape, dtype=accumulate_dtype(x.dtype))
@@ -118,8 +157,27 @@ _FAKES: Final[dict[str, Callable[..., Any]]] = {
     "class_loss": _fake_class_loss,
     "class_loss_backward": _fake_class_loss_backward,
     "class_loss_value_and_grad": _fake_class_loss_value_and_grad,
+    "gram_loss": _fake_gram_loss,
+    "gram_loss_backward": _fake_gram_loss_backward,
+    "gram_loss_value_and_grad": _fake_gram_loss_value_and_grad,
+    "class_means": _fake_class_means,
+    "class_means_backward": _fake_class_means_backward,
     "grid_pool": _fake_grid_pool,
     "grid_pool_backward": _fake_grid_pool_backward,
+}
+
+
+def _stem(name: str) -> str:
+    """An op's name without what its backward and value-and-gradient forms add to it."""
+    return "_".join(name.split("_")[:2])
+
+
+_REFERENCE_MODULES: Final = {
+    "pair_loss": reference,
+    "class_loss": reference,
+    "gram_loss": reference_gram,
+    "class_means": reference_gram,
+    "grid_pool": reference_pool,
 }
 
 _LIBRARIES: Final = {backend: Library(f"bll_{backend}", "DEF") for backend in BACKENDS}
@@ -131,7 +189,7 @@ def _register() -> None:
             library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"bll_{backend}::{name}", _FAKES[name], lib=library)
     for name in SCHEMAS:
-        module = reference_pool if name.startswith("grid_pool") else reference
+        module = _REFERENCE_MODULES[_stem(name)]
         # Real devices only: the Meta key belongs to the fake kernels.
         for key in ("CPU", "CUDA", "MPS", "XPU"):
             _LIBRARIES["reference"].impl(name, getattr(module, name), key)
@@ -139,13 +197,18 @@ def _register() -> None:
 
 _register()
 
-#: Which module of the Triton backend serves an op, by the beginning of the op's name.
-_TRITON_MODULES: Final = {"pair": "pair", "class": "classes", "grid": "pool"}
+_TRITON_MODULES: Final = {
+    "pair_loss": "pair",
+    "class_loss": "classes",
+    "gram_loss": "gram",
+    "class_means": "means",
+    "grid_pool": "pool",
+}
 
 
 def _triton_implementation(name: str) -> Callable[..., Any]:
     """The op, whose kernels are imported when it is first called."""
-    module = f"{triton.__name__}.{_TRITON_MODULES[name.split('_')[0]]}"
+    module = f"{triton.__name__}.{_TRITON_MODULES[_stem(name)]}"
 
     def implementation(*arguments: Any) -> Any:
         return getattr(importlib.import_module(module), name)(*arguments)

@@ -9,11 +9,13 @@ import torch
 Loss: TypeAlias = Literal["kl", "kl_full", "reverse_kl", "reverse_kl_full", "evidence"]
 Reduction: TypeAlias = Literal["none", "sum", "batchmean"]
 Pool: TypeAlias = Literal["mean", "max", "std"]
+LabelGram: TypeAlias = Literal["centered", "equal"]
 Direction: TypeAlias = Literal["rho_alpha", "alpha_rho"]
 
 LOSSES: Final = ("kl", "kl_full", "reverse_kl", "reverse_kl_full", "evidence")
 REDUCTIONS: Final = ("none", "sum", "batchmean")
 POOLS: Final = ("mean", "max", "std")
+LABEL_GRAMS: Final = ("centered", "equal")
 DIRECTIONS: Final = ("rho_alpha", "alpha_rho")
 FLOAT_DTYPES: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 HALF_DTYPES: Final = (torch.bfloat16, torch.float16)

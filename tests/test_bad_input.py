@@ -53,6 +53,18 @@ def linear(x: Any = A, weight: Any = TABLE, labels: Any = LABELS, **options: Any
     return bk.linear_cross_entropy(x, weight, labels, **options)
 
 
+def gram(x: Any = A, target: Any = LABELS, num_classes: Any = 5, **options: Any) -> Any:
+    return bk.gram_loss(x, target, num_classes=num_classes, **options)
+
+
+def gram_twin(x: Any = A, target: Any = "identity", **options: Any) -> Any:
+    return bk.gram_loss_value_and_grad(x, target, **options)
+
+
+def means(x: Any = A, labels: Any = LABELS, num_classes: Any = 5, **options: Any) -> Any:
+    return bk.class_means(x, labels, num_classes, **options)
+
+
 def pool(x: Any = MAP, kind: Any = "mean", grid: Any = 2) -> Any:
     return bk.grid_pool(x, kind, grid)
 
@@ -160,6 +172,40 @@ CASES: list[tuple[Callable[..., Any], dict[str, Any], type[Exception], tuple[str
     (linear, {"weight": TABLE[:, :2]}, ValueError, ("weight:", "4", "(5, 2)")),
     (linear, {"sample_weight": torch.ones(2)}, ValueError, ("sample_weight:", "(3,)", "(2,)")),
     (linear, {"bias": torch.zeros(1)}, ValueError, ("bias:", "(5,)", "(1,)")),
+    (gram, {"x": SPARSE}, TypeError, ("x:", "dense", "sparse")),
+    (gram, {"x": A[0]}, ValueError, ("x:", "2 dimensions", "(4,)")),
+    (gram, {"target": [0, 1, 2]}, TypeError, ("target:", "labels", "'identity'", "list")),
+    (gram, {"target": "eye"}, ValueError, ("target:", "identity", "'eye'")),
+    (gram, {"target": LABELS > 0}, TypeError, ("target:", "integer", "bool")),
+    (gram, {"target": LABELS.to_sparse()}, TypeError, ("target:", "dense", "sparse")),
+    (gram, {"target": LABELS[:2]}, ValueError, ("target:", "(3,)", "(2,)")),
+    (gram, {"target": LABELS.to("meta")}, ValueError, ("target:", "cpu", "meta")),
+    (gram, {"target": LABELS + 1}, ValueError, ("target:", "[0, 5)", "5")),
+    (gram, {"target": LABELS - 1, "label_gram": "equal"}, ValueError, ("target:", "[0, 5)")),
+    (gram, {"target": A[:2], "num_classes": None}, ValueError, ("target:", "[3, ...]", "(2, 4)")),
+    (gram, {"target": A.double(), "num_classes": None}, TypeError, ("target:", "float32")),
+    (gram, {"target": COMPLEX, "num_classes": None}, TypeError, ("target:", "complex64")),
+    (gram, {"target": A}, ValueError, ("num_classes:", "None", "5")),
+    (gram, {"target": "identity"}, ValueError, ("num_classes:", "labels", "5")),
+    (gram, {"num_classes": None}, ValueError, ("num_classes:", "centered", "None")),
+    (gram, {"num_classes": 0}, ValueError, ("num_classes:", "1", "0")),
+    (gram, {"num_classes": 5.0}, TypeError, ("num_classes:", "integer", "float")),
+    (gram, {"label_gram": "onehot"}, ValueError, ("label_gram:", "centered", "'onehot'")),
+    (gram, {"center": 1}, TypeError, ("center:", "bool", "int")),
+    (gram, {"weight": torch.ones(4)}, ValueError, ("weight:", "(3,)", "(4,)")),
+    (gram, {"reduction": "mean"}, ValueError, ("reduction:", "batchmean", "'mean'")),
+    (gram, {"pool": ("mean", 2)}, ValueError, ("x:", "[B, C, H, W]", "(3, 4)")),
+    (gram, {"x": MAP, "pool": ("mean", 0)}, ValueError, ("pool", "1", "0")),
+    (gram_twin, {"wrt": ("target",)}, ValueError, ("wrt:", "x", "'target'")),
+    (gram_twin, {"compact_grad": True}, ValueError, ("compact_grad:", "mean", "None")),
+    (means, {"x": A.long()}, TypeError, ("x:", "float32", "int64")),
+    (means, {"x": torch.tensor(1.0)}, ValueError, ("x:", "1 dimension", "()")),
+    (means, {"labels": LABELS.float()}, TypeError, ("labels:", "integer", "float32")),
+    (means, {"labels": LABELS[:2]}, ValueError, ("labels:", "(3,)", "(2,)")),
+    (means, {"num_classes": 4}, ValueError, ("labels:", "[0, 4)", "4")),
+    (means, {"num_classes": 0}, ValueError, ("num_classes:", "1", "0")),
+    (means, {"num_classes": True}, TypeError, ("num_classes:", "integer", "bool")),
+    (means, {"pool": ("mean", 2)}, ValueError, ("x:", "[B, C, H, W]", "(3, 4)")),
     (pool, {"x": A}, ValueError, ("x:", "[B, C, H, W]", "(3, 4)")),
     (pool, {"x": MAP.long()}, TypeError, ("x:", "int64")),
     (pool, {"x": MAP[:, :, :0]}, ValueError, ("x:", "pixel", "(3, 2, 0, 4)")),
@@ -237,6 +283,10 @@ def test_ops_refuse_labels_out_of_range(backend: str) -> None:
             op(backend, "class_loss")(
                 A, TABLE, labels, None, None, "bernoulli", 1, 1.0, False, 1.0, "sum"
             )
+        with pytest.raises((RuntimeError, IndexError, ValueError)):
+            op(backend, "class_means")(A, labels, 5)
+        with pytest.raises((RuntimeError, IndexError, ValueError)):
+            op(backend, "class_means_backward")(TABLE, labels, torch.ones(5, dtype=torch.int64))
 
 
 EMPTY_SHAPES = [(0, 4), (3, 0), (0, 0), (2, 0, 4), (0,), (2, 3, 0)]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from cases import make_pair, pair_functions
 from class_cases import make_class
+from gram_cases import gram_samples
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -58,7 +59,7 @@ def samples() -> list[tuple[str, tuple[Any, ...]]]:
         up = torch.randn(2, 3 * grid * grid, dtype=accumulate)
         found.append(("grid_pool", (x, kind, grid)))
         found.append(("grid_pool_backward", (up, x, kind, grid)))
-    return found
+    return found + gram_samples()
 
 
 def test_every_backend_has_every_op() -> None:

@@ -26,7 +26,8 @@ def test_every_public_name_is_documented_in_the_list():
 def test_twins_take_what_the_losses_take():
     import inspect
 
-    for name in ("posterior_kl", "evidence_loss", "class_evidence_loss", "linear_cross_entropy"):
+    names = ("posterior_kl", "evidence_loss", "class_evidence_loss", "linear_cross_entropy")
+    for name in (*names, "gram_loss"):
         loss = inspect.signature(getattr(bll_kernels, name)).parameters
         twin = inspect.signature(getattr(bll_kernels, f"{name}_value_and_grad")).parameters
         assert list(twin)[: len(loss)] == list(loss)

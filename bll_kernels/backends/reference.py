@@ -20,7 +20,8 @@ def _unwanted(like: Tensor) -> Tensor:
     return like.new_empty((0,))
 
 
-def _reduce(rows: Tensor, reduction: str) -> Tensor:
+def reduce_rows(rows: Tensor, reduction: str) -> Tensor:
+    """Per-row values as the reduction wants them."""
     if reduction == "none":
         return rows.clone()
     total = rows.sum(dtype=torch.float64 if rows.device.type == "cpu" else None)
@@ -29,7 +30,7 @@ def _reduce(rows: Tensor, reduction: str) -> Tensor:
     return total.to(rows.dtype)
 
 
-def _row_scale(grad: Tensor | None, weight: Tensor | None, reduction: str, rows: Tensor) -> Tensor:
+def row_scale(grad: Tensor | None, weight: Tensor | None, reduction: str, rows: Tensor) -> Tensor:
     """Factor of every row's gradient: upstream * weight * 1/rows."""
     scale = torch.ones_like(rows) if grad is None else grad.to(rows.dtype).expand(rows.shape)
     if weight is not None:
@@ -93,7 +94,7 @@ def pair_loss_value_and_grad(
     """Value, gradient to a, gradient to b."""
     terms, slope = _pair_terms(a, b, labels, family, group, tau, loss, tilt)
     rows = terms.value if weight is None else terms.value * weight
-    scale = _row_scale(grad, weight, reduction, terms.value)
+    scale = row_scale(grad, weight, reduction, terms.value)
     grad_a, grad_b = _unwanted(a), _unwanted(b)
     if need_a:
         grad_a = _scaled(terms.grad_a, scale).to(a.dtype).contiguous()
@@ -103,7 +104,7 @@ def pair_loss_value_and_grad(
         rows_b = _scaled(terms.grad_b, scale * slope)
         grad_b = rows_b if labels is None else _add_rows(rows_b, labels, b)
         grad_b = grad_b.to(b.dtype).contiguous()
-    return _reduce(rows, reduction), grad_a, grad_b
+    return reduce_rows(rows, reduction), grad_a, grad_b
 
 
 def pair_loss(
@@ -120,7 +121,7 @@ def pair_loss(
 ) -> Tensor:
     """Value only."""
     rows = _pair_terms(a, b, labels, family, group, tau, loss, tilt)[0].value
-    return _reduce(rows if weight is None else rows * weight, reduction)
+    return reduce_rows(rows if weight is None else rows * weight, reduction)
 
 
 def pair_loss_backward(
@@ -184,9 +185,9 @@ def class_loss(
     others = torch.softmax(scores, -1).scatter(1, target, 0.0)
     residual = others.scatter(1, target, -others.sum(-1, keepdim=True))
     rows = rows.reshape(batch)
-    scale = _row_scale(None, weight, reduction, rows)
+    scale = row_scale(None, weight, reduction, rows)
     residual = _scaled(residual.reshape(*batch, table.shape[0]), scale)
-    return _reduce(rows if weight is None else rows * weight, reduction), residual
+    return reduce_rows(rows if weight is None else rows * weight, reduction), residual
 
 
 def class_loss_backward(

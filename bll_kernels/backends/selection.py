@@ -20,8 +20,11 @@ DEVICES: Final[dict[str, frozenset[str]]] = {
 }
 
 FUNCTIONS: Final = frozenset(
-    {"posterior_kl", "evidence_loss", "class_evidence_loss", "linear_cross_entropy", "grid_pool"}
-)
+    {
+        "posterior_kl", "evidence_loss", "class_evidence_loss", "linear_cross_entropy",
+        "gram_loss", "class_means", "grid_pool",
+    }
+)  # fmt: skip
 
 _forced: str | None = None
 

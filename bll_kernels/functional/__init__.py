@@ -22,6 +22,8 @@ from bll_kernels.functional.classes import (
     linear_cross_entropy,
     linear_cross_entropy_value_and_grad,
 )
+from bll_kernels.functional.gram import gram_loss, gram_loss_value_and_grad
+from bll_kernels.functional.means import class_means
 from bll_kernels.functional.pair import (
     evidence_loss,
     evidence_loss_value_and_grad,
@@ -33,8 +35,11 @@ from bll_kernels.functional.pooling import grid_pool
 __all__ = [
     "class_evidence_loss",
     "class_evidence_loss_value_and_grad",
+    "class_means",
     "evidence_loss",
     "evidence_loss_value_and_grad",
+    "gram_loss",
+    "gram_loss_value_and_grad",
     "grid_pool",
     "linear_cross_entropy",
     "linear_cross_entropy_value_and_grad",

@@ -52,14 +52,17 @@ def pool_map(x: Tensor, kind: str, grid: int, backend: str) -> Tensor:
     return pooled
 
 
-def _pool(name: str, a: Tensor, pool: PoolArgument, family: Family) -> Pooling | None:
+def pool_in_front(
+    name: str, a: Tensor, pool: PoolArgument, family: Family | None = None
+) -> Pooling | None:
+    """Check the `pool` argument and pool the map `a`; None without pooling."""
     if pool is None:
         return None
     if not isinstance(pool, tuple) or len(pool) != 2:
         raise TypeError(f"pool: expected None or a pair (kind, grid), got {pool!r}")
     kind, grid = pool
     checks.check_pool_arguments(kind, grid)
-    if FORMULAS[family.name].planes > 1:
+    if family is not None and FORMULAS[family.name].planes > 1:
         raise ValueError(
             f"pool: expected a family with one parameter per latent, got {family.name}"
         )
@@ -149,7 +152,7 @@ def prepare_pair(
     planes = FORMULAS[family.name].planes
     given_a, given_b = checks.check_float_tensor("a", a), checks.check_partner("b", b, a)
     tilt = checks.check_tilt(tilt, family)
-    pooling = _pool("a", a, pool, family)
+    pooling = pool_in_front("a", a, pool, family)
     if pooling is not None:
         a = pooling.latents
         b = _beside_pooled(b, a, True)
@@ -225,7 +228,7 @@ def prepare_class(
             f"normalize_message: messages of {family.name} are densities already, expected False"
         )
     tilt = checks.check_tilt(tilt, family)
-    pooling = _pool(names.a, a, pool, family)
+    pooling = pool_in_front(names.a, a, pool, family)
     if pooling is not None:
         a = pooling.latents
         table = _beside_pooled(table, a, True)

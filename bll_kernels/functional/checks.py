@@ -74,19 +74,32 @@ def check_latents(name: str, x: Tensor, family: Family, planes: int) -> None:
         )
 
 
-def check_labels(labels: object, batch: torch.Size, a: Tensor) -> Tensor:
+def check_labels(
+    labels: object, batch: torch.Size, a: Tensor, name: str = "labels", a_name: str = "a"
+) -> Tensor:
     """Integer class labels of the batch shape, returned as int64."""
     if not isinstance(labels, Tensor):
-        raise TypeError(f"labels: expected a tensor, got {type(labels).__name__}")
+        raise TypeError(f"{name}: expected a tensor, got {type(labels).__name__}")
+    if labels.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {labels.layout}")
     if labels.dtype not in LABEL_DTYPES:
-        raise TypeError(f"labels: expected an integer dtype, got {labels.dtype}")
-    check_same_device("labels", labels, a, "a")
+        raise TypeError(f"{name}: expected an integer dtype, got {labels.dtype}")
+    check_same_device(name, labels, a, a_name)
     if labels.shape != batch:
-        raise ValueError(f"labels: expected shape {tuple(batch)}, got {_shape(labels)}")
+        raise ValueError(f"{name}: expected shape {tuple(batch)}, got {_shape(labels)}")
     return labels.to(torch.int64)
 
 
-def check_label_range(labels: Tensor, classes: int) -> None:
+def check_classes(num_classes: object) -> int:
+    """A number of classes, at least one."""
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+        raise TypeError(f"num_classes: expected an integer, got {type(num_classes).__name__}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
+    return num_classes
+
+
+def check_label_range(labels: Tensor, classes: int, name: str = "labels") -> None:
     """Every label in [0, classes); read on the CPU only, where it costs no synchronisation.
 
     On an accelerator, and inside a compiled graph, the kernels themselves refuse or guard.
@@ -97,7 +110,7 @@ def check_label_range(labels: Tensor, classes: int) -> None:
         return
     low, high = (int(x) for x in torch.aminmax(labels))
     if low < 0 or high >= classes:
-        raise ValueError(f"labels: expected values in [0, {classes}), got {low} to {high}")
+        raise ValueError(f"{name}: expected values in [0, {classes}), got {low} to {high}")
 
 
 def check_weight(weight: object, batch: torch.Size, a: Tensor, name: str = "weight") -> Tensor:
