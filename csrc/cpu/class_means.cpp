@@ -24,24 +24,49 @@ struct Sorted {
 // Rows that are added up in Real before their sum goes on in double.
 inline constexpr int64_t kMeanRows = 16;
 
+// part = sum of the rows order[first] to order[last - 1], at least one.
+template <class Real>
+void add_rows(const ClassMeansArgs& args, const Sorted& sorted, int64_t first, int64_t last,
+              int64_t begin, int64_t size, Real* part) {
+  const TileKernels<Real>& kernels = tile_kernels<Real>();
+  Real buffer[kTileSize];
+  for (int64_t k = first; k < last; ++k) {
+    const int64_t at = row_start(args.x, sorted.order[k]) + begin;
+    const void* from = advance(args.x.data, args.x.dtype, at);
+    const Real* row = load_tile(kernels, from, args.x.dtype, size, k == first ? part : buffer);
+    if (k > first) {
+      kernels.add(row, part, size);
+    } else if (row != part) {
+      std::copy(row, row + size, part);
+    }
+  }
+}
+
 template <class Real>
 void class_block(const ClassMeansArgs& args, const Sorted& sorted, int64_t label, int64_t begin,
                  int64_t size) {
-  const TileKernels<Real>& kernels = tile_kernels<Real>();
-  Real part[kTileSize], buffer[kTileSize];
-  double sum[kTileSize] = {};
   const int64_t first = sorted.start[label], last = sorted.start[label + 1];
-  for (int64_t i = first; i < last; i += kMeanRows) {
-    std::fill(part, part + size, Real(0));
-    for (int64_t k = i; k < std::min(i + kMeanRows, last); ++k) {
-      const int64_t at = row_start(args.x, sorted.order[k]) + begin;
-      const void* from = advance(args.x.data, args.x.dtype, at);
-      kernels.add(load_tile(kernels, from, args.x.dtype, size, buffer), part, size);
-    }
+  Real* means = static_cast<Real*>(args.means) + label * args.width + begin;
+  if (first == last) {
+    std::fill(means, means + size, Real(0));
+    return;
+  }
+  const int64_t middle = std::min(first + kMeanRows, last);
+  add_rows(args, sorted, first, middle, begin, size, means);
+  if (last - first == 1) return;
+  if (middle == last) {
+    const Real count = static_cast<Real>(last - first);
+    for (int64_t j = 0; j < size; ++j) means[j] /= count;
+    return;
+  }
+  Real part[kTileSize];
+  double sum[kTileSize];
+  for (int64_t j = 0; j < size; ++j) sum[j] = static_cast<double>(means[j]);
+  for (int64_t i = middle; i < last; i += kMeanRows) {
+    add_rows(args, sorted, i, std::min(i + kMeanRows, last), begin, size, part);
     for (int64_t j = 0; j < size; ++j) sum[j] += static_cast<double>(part[j]);
   }
-  const double count = static_cast<double>(std::max<int64_t>(last - first, 1));
-  Real* means = static_cast<Real*>(args.means) + label * args.width + begin;
+  const double count = static_cast<double>(last - first);
   for (int64_t j = 0; j < size; ++j) means[j] = static_cast<Real>(sum[j] / count);
 }
 

@@ -32,10 +32,9 @@ const GramKernels<double>& gram_kernels<double>() {
 template <class Real>
 void fill_unit(const Rows& rows, bool center, UnitRows<Real>& unit, ParallelFor parallel_for) {
   const int64_t grain = std::max<int64_t>(16384 / std::max<int64_t>(unit.width, 1), 1);
+  const GramKernels<Real>& kernels = gram_kernels<Real>();
   parallel(parallel_for, rows.count, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      gram_kernels<Real>().unit_row(rows, i, center, unit);
-    }
+    for (int64_t i = begin; i < end; ++i) kernels.unit_row(rows, i, center, unit);
   });
 }
 
@@ -85,14 +84,28 @@ void run(const GramArgs& args, ParallelFor parallel_for) {
     fill_unit(args.vectors, args.center, problem.target, parallel_for);
   }
   fill_factors(problem);
+  const GramKernels<Real>& kernels = gram_kernels<Real>();
+  const bool half = !args.grad_x && args.reduction != Reduction::kNone;
   const int64_t panels = (rows + kGramRows - 1) / kGramRows;
   parallel(parallel_for, panels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      const int64_t first = panel * kGramRows;
-      gram_kernels<Real>().panel(problem, first, std::min(first + kGramRows, rows));
+    for (int64_t n = begin; n < end; ++n) {
+      // From both ends, so that every thread gets long and short half panels.
+      const int64_t panel = n % 2 == 0 ? n / 2 : panels - 1 - n / 2;
+      const int64_t first = panel * kGramRows, last = std::min(first + kGramRows, rows);
+      if (half) {
+        problem.values[panel] = kernels.half_panel(problem, first, last);
+      } else {
+        kernels.panel(problem, first, last);
+      }
     }
   });
-  if (args.value) reduce(problem);
+  if (half) {
+    double sum = 0;
+    for (int64_t panel = 0; panel < panels; ++panel) sum += problem.values[panel];
+    static_cast<Real*>(args.value)[0] = static_cast<Real>(sum);
+  } else if (args.value) {
+    reduce(problem);
+  }
 }
 
 }  // namespace

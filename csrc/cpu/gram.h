@@ -32,7 +32,7 @@ struct GramProblem {
   const GramArgs& args;
   UnitRows<Real> unit, target;
   Buffer<double> factor;  // d total / d value of every row: upstream * weight * 1 / rows
-  Buffer<double> values;  // of the rows, before their weights
+  Buffer<double> values;  // of the rows, before their weights; or of the half panels
 
   explicit GramProblem(const GramArgs& gram_args) : args(gram_args) {}
 };
@@ -42,6 +42,8 @@ struct GramKernels {
   void (*unit_row)(const Rows& rows, int64_t row, bool center, UnitRows<Real>& out);
   // Values of the rows [begin, end), at most kGramRows, and their gradients if wanted.
   void (*panel)(const GramProblem<Real>& problem, int64_t begin, int64_t end);
+  // Their share of the sum over all pairs of factor * gap^2 / count, each pair of rows met once.
+  double (*half_panel)(const GramProblem<Real>& problem, int64_t begin, int64_t end);
 };
 
 #define BLL_DECLARE(isa)                            \
