@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "bll_kernels"
@@ -40,7 +41,8 @@ def copy_of_the_project(folder: Path) -> Path:
     if listed.returncode != 0:
         pytest.skip("not a git checkout: cannot tell sources from build outputs")
     for name in filter(None, listed.stdout.split("\0")):
-        wanted = name.startswith(("bll_kernels/", "python/", "csrc/")) or "/" not in name
+        folders = ("bll_kernels/", "python/", "csrc/", "tools/native_build/")
+        wanted = name.startswith(folders) or "/" not in name
         if wanted and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
@@ -111,8 +113,9 @@ def test_torch_library_names_no_machine_path():
 def test_build_info_says_what_was_built():
     built("_C")
     info = json.loads((PACKAGE / "_build_info.json").read_text())
-    assert info["targets"] == {"_core": None, "_C": None}
-    assert info["mode"] in ("auto", "cpu")
+    assert info["targets"].keys() == {"_core", "_C", "_C_cuda"}
+    assert info["targets"]["_core"] is info["targets"]["_C"] is None
+    assert info["mode"] in ("auto", "cpu", "cuda")
     for fact in ("torch_version", "python", "compiler", "flags", "machine", "time"):
         assert info[fact]
 
@@ -123,10 +126,37 @@ def test_unknown_mode_is_refused():
     assert "BLL_BUILD: expected one of auto, cpu, cuda, none, got 'fast'" in done.stderr
 
 
-def test_cuda_says_that_there_are_no_sources_yet():
-    done = run(sys.executable, "setup.py", "--version", BLL_BUILD="cuda")
-    assert done.returncode != 0
-    assert "no CUDA sources" in done.stderr
+def reasons(mode: str, **environment: str) -> dict[str, str]:
+    """Why targets are left out, of those that anything is missing for."""
+    code = (
+        "import json, setup\n"
+        "found = {}\n"
+        "for target in setup.TARGETS:\n"
+        f"    try: target.needs({mode!r})\n"
+        "    except setup.Missing as error: found[target.name] = str(error)\n"
+        "print(json.dumps(found))"
+    )
+    done = run(sys.executable, "-c", code, **environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_which_modes_build_for_cuda(tmp_path):
+    assert reasons("cpu")["_C_cuda"] == "BLL_BUILD=cpu"
+    nowhere = {"CUDA_HOME": str(tmp_path), "PATH": str(tmp_path)}
+    for mode in ("auto", "cuda"):
+        assert reasons(mode, **nowhere)["_C_cuda"] == "nvcc not found (set CUDA_HOME)"
+    expected = [set(), {"_core", "_C"}, {"_core", "_C", "_C_cuda"}, set()]
+    listed = setup_says("[setup.required(mode) for mode in setup.MODES]")
+    assert eval(listed.stdout) == expected
+
+
+def test_an_automatic_build_for_cuda_needs_a_torch_with_cuda():
+    missing = reasons("cuda")
+    if "_C_cuda" in missing:
+        pytest.skip(missing["_C_cuda"])
+    with_cuda = (Path(torch.__file__).parent / "lib/libtorch_cuda.so").exists()
+    assert ("_C_cuda" not in reasons("auto")) is with_cuda
 
 
 def test_setup_never_imports_torch():
@@ -147,7 +177,7 @@ def test_a_missing_compiler_is_a_reason_and_an_error_where_asked_for(tmp_path):
     code = "import setup; print(setup.build_targets('auto').reasons)"
     found = run(sys.executable, "-c", code, cwd=source, CXX="no-such-compiler")
     assert found.returncode == 0, found.stderr
-    assert found.stdout.count("no C++ compiler found (looked for no-such-compiler)") == 2
+    assert found.stdout.count("no C++ compiler found (looked for no-such-compiler)") == 3
     command = [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path / "out")]
     strict = run(*command, cwd=source, CXX="no-such-compiler", BLL_BUILD="cpu")
     assert strict.returncode != 0
@@ -182,7 +212,7 @@ def test_installs_and_works_without_compiled_parts(tmp_path):
     assert done.returncode == 0, done.stderr
     assert not list(target.rglob("*.so"))
     info = json.loads((target / "bll_kernels" / "_build_info.json").read_text())
-    assert info["targets"] == {"_core": "BLL_BUILD=none", "_C": "BLL_BUILD=none"}
+    assert info["targets"] == dict.fromkeys(("_core", "_C", "_C_cuda"), "BLL_BUILD=none")
     code = (
         f"import sys; sys.path.insert(0, {str(target)!r})\n"
         "import torch, bll_kernels\n"

@@ -1,5 +1,4 @@
 #include "cuda/labels.h"
-
 #include "cuda/launch.h"
 
 namespace bll::cuda {

@@ -118,27 +118,28 @@ void run_table(const PairArgs& args, const PairPlan& plan, const PairView& view,
   t.lanes = plan.table.lanes;
   t.unit_columns = static_cast<int>(plan.table.columns);
   const int64_t blocks = plan.sections * args.b.count * plan.table.chunks;
-  launchers_of(args.family.id)
-      .table(args.family, args.loss, plan.table.wide(), t, blocks, stream);
+  launchers_of(args.family.id).table(args.family, args.loss, plan.table.wide(), t, blocks, stream);
   if (plan.sections == 1) return;
   const int64_t size = args.b.count * family_planes(args.family.id) * args.width;
   sum_sections(scratch.sections, plan.sections, size, args.grad_b, args.b.dtype, stream);
 }
 
+cudaError_t zero(void* memory, int64_t bytes, cudaStream_t stream) {
+  if (bytes == 0) return cudaSuccess;
+  return cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), stream);
+}
+
 // What no kernel writes: values of nothing, gradients of stopped messages and of unused tables.
 cudaError_t clear(const PairArgs& args, cudaStream_t stream) {
   const bool empty = args.a.count == 0 || args.width == 0;
-  cudaError_t error = cudaSuccess;
   if (empty && args.value != nullptr) {
     const int64_t count = args.reduction == Reduction::kNone ? args.a.count : 1;
-    error = cudaMemsetAsync(args.value, 0, static_cast<size_t>(count) * sizeof(float), stream);
+    const cudaError_t error = zero(args.value, count * int64_t{sizeof(float)}, stream);
+    if (error != cudaSuccess) return error;
   }
-  if (error == cudaSuccess && args.grad_b != nullptr && (empty || !reaches_message(args.loss))) {
-    const int64_t size = args.b.count * family_planes(args.family.id) * args.width;
-    const size_t bytes = static_cast<size_t>(size * item_size(args.b.dtype));
-    if (bytes > 0) error = cudaMemsetAsync(args.grad_b, 0, bytes, stream);
-  }
-  return error;
+  if (args.grad_b == nullptr || (!empty && reaches_message(args.loss))) return cudaSuccess;
+  const int64_t size = args.b.count * family_planes(args.family.id) * args.width;
+  return zero(args.grad_b, size * item_size(args.b.dtype), stream);
 }
 
 }  // namespace
@@ -155,7 +156,8 @@ cudaError_t pair_loss(const PairArgs& args, const Device& device, void* memory,
   const cudaError_t cleared = clear(args, stream);
   if (cleared != cudaSuccess || args.a.count == 0 || args.width == 0) return cleared;
   const PairPlan plan = plan_pair(args, device);
-  if (plan.units > UINT32_MAX / 2 || args.a.count > INT32_MAX) return cudaErrorInvalidValue;
+  const bool rows_fit = plan.sections == 0 || args.a.count <= INT32_MAX;
+  if (plan.units > UINT32_MAX / 2 || !rows_fit) return cudaErrorInvalidValue;
   Workspace workspace(memory);
   const Scratch scratch(args, plan, workspace);
   const PairView view = view_of(args, plan, scratch);

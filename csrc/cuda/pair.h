@@ -10,9 +10,7 @@
 namespace bll::cuda {
 
 // Independent loads of every operand that a thread has in flight: units it takes at a time.
-constexpr int items_per_thread(int count, int planes) {
-  return (count == 8 ? 2 : 4) / planes;
-}
+constexpr int items_per_thread(int count, int planes) { return (count == 8 ? 2 : 4) / planes; }
 // The same as constants, which device code may read without further compiler flags.
 template <int count, int planes>
 inline constexpr int kItems = items_per_thread(count, planes);
@@ -42,10 +40,10 @@ struct PairView {
 
 // Kernel argument of the table gradient: rows of one class after the other.
 struct TableView {
-  PairView pair;           // b is the table
-  const int32_t* order;    // rows sorted by label
-  const int32_t* start;    // [classes + 1]
-  void* out;               // [sections, classes, planes, width]
+  PairView pair;         // b is the table
+  const int32_t* order;  // rows sorted by label
+  const int32_t* start;  // [classes + 1]
+  void* out;             // [sections, classes, planes, width]
   DType out_dtype;
   int64_t sections;
   uint32_t chunks;
@@ -54,8 +52,8 @@ struct TableView {
 
 // The launchers of one family. `wide`: 16-byte accesses.
 struct PairLaunchers {
-  void (*elements)(const FamilyArgs& family, Loss loss, bool wide, const PairView& view,
-                   int blocks, cudaStream_t stream);
+  void (*elements)(const FamilyArgs& family, Loss loss, bool wide, const PairView& view, int blocks,
+                   cudaStream_t stream);
   void (*table)(const FamilyArgs& family, Loss loss, bool wide, const TableView& view,
                 int64_t blocks, cudaStream_t stream);
 };

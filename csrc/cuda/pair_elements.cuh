@@ -55,9 +55,9 @@ struct Item {
 #pragma unroll
     for (int p = 0; p < planes; ++p) {
       a[p] = Access::load(v.a, v.a_dtype, place.row * v.a_row + p * v.a_plane + place.column);
-      b[p] = b_row < 0 ? Access::nan()
-                       : Access::load(v.b, v.b_dtype,
-                                      b_row * v.b_row + p * v.b_plane + place.column);
+      b[p] = b_row < 0
+                 ? Access::nan()
+                 : Access::load(v.b, v.b_dtype, b_row * v.b_row + p * v.b_plane + place.column);
     }
     weight = row_weight(v, place.row);
     factor = weight * row_grad(v, place.row);
@@ -66,8 +66,7 @@ struct Item {
 
 // The sum of the latents' losses; stores the gradients that are wanted.
 template <class Family, Loss L, class Access>
-__device__ __forceinline__ float finish(const Family& family, const PairView& v,
-                                        const Place& place,
+__device__ __forceinline__ float finish(const Family& family, const PairView& v, const Place& place,
                                         const Item<Access, Family::kPlanes>& item) {
   constexpr int planes = Family::kPlanes, count = Access::kCount;
   float a[planes][count], b[planes][count];
@@ -154,7 +153,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
     pair_elements(const Family family, const PairView v) {
   constexpr int planes = Family::kPlanes, count = Access::kCount;
   constexpr int items = kItems<count, planes>;
-  BLL_SHARED(float, warps, items * kThreads / kWarp);
+  BLL_SHARED(float, warps, items* kThreads / kWarp);
   float sum = 0;
   for (uint32_t first = blockIdx.x * items; first < v.units; first += gridDim.x * items) {
     Place places[items];

@@ -2,6 +2,7 @@
 
 namespace bll::cuda {
 
-const PairLaunchers kGaussianDiagonalLaunchers = {run_elements<GaussianDiagonal>, run_table<GaussianDiagonal>};
+const PairLaunchers kGaussianDiagonalLaunchers = {run_elements<GaussianDiagonal>,
+                                                  run_table<GaussianDiagonal>};
 
 }  // namespace bll::cuda

@@ -2,6 +2,7 @@
 
 namespace bll::cuda {
 
-const PairLaunchers kGaussianPrecisionLaunchers = {run_elements<GaussianPrecision>, run_table<GaussianPrecision>};
+const PairLaunchers kGaussianPrecisionLaunchers = {run_elements<GaussianPrecision>,
+                                                   run_table<GaussianPrecision>};
 
 }  // namespace bll::cuda

@@ -23,9 +23,7 @@ bool aligned(const Rows& rows, int64_t count) {
          rows.plane_stride % count == 0;
 }
 
-bool contiguous(const Rows& rows, int64_t width) {
-  return rows.stride == width || rows.count <= 1;
-}
+bool contiguous(const Rows& rows, int64_t width) { return rows.stride == width || rows.count <= 1; }
 
 bool is_flat(const PairArgs& args) {
   return args.labels == nullptr && args.weight == nullptr && args.reduction != Reduction::kNone &&
@@ -83,7 +81,8 @@ PairPlan plan_pair(const PairArgs& args, const Device& device) {
   const bool per_row = args.reduction == Reduction::kNone;
   plan.partials = per_row ? plan.rows * plan.layout.chunks : plan.blocks;
   plan.two_stages = per_row ? plan.layout.chunks > 1 : plan.blocks > 1;
-  if (args.labels != nullptr && args.grad_b != nullptr && reaches_message(args.loss)) {
+  const bool table = args.labels != nullptr && args.b.count > 0;
+  if (table && args.grad_b != nullptr && reaches_message(args.loss)) {
     plan_table(plan, args, wide ? vector : 1, device);
   }
   return plan;

@@ -39,8 +39,8 @@ struct PairPlan {
 
   // The gradient of a class table; sections == 0: not wanted.
   Layout table;
-  int64_t sections;        // parts of a class's rows, added up by a second stage
-  int64_t sort_chunks;     // of `sort_rows` rows, counted by one block each
+  int64_t sections;     // parts of a class's rows, added up by a second stage
+  int64_t sort_chunks;  // of `sort_rows` rows, counted by one block each
   int64_t sort_rows;
 };
 

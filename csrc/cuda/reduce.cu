@@ -1,7 +1,6 @@
-#include "cuda/reduce.h"
-
 #include "cuda/access.h"
 #include "cuda/block.h"
+#include "cuda/reduce.h"
 
 namespace bll::cuda {
 namespace {
@@ -48,8 +47,7 @@ void sum_all(const float* partials, int64_t count, float scale, float* out, cuda
   BLL_LAUNCH(sum_all_kernel, 1, kThreads, stream, partials, count, scale, out);
 }
 
-void sum_rows(const float* partials, int64_t rows, int64_t count, float* out,
-              cudaStream_t stream) {
+void sum_rows(const float* partials, int64_t rows, int64_t count, float* out, cudaStream_t stream) {
   BLL_LAUNCH(sum_rows_kernel, blocks_for(rows, kThreads / kWarp), kThreads, stream, partials, rows,
              count, out);
 }

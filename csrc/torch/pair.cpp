@@ -2,6 +2,7 @@
 
 #include <tuple>
 
+#include "torch/device.h"
 #include "torch/options.h"
 #include "torch/rows.h"
 
@@ -27,6 +28,13 @@ struct PairWants {
   bool value, grad_a, grad_b;
 };
 
+void check_devices(const PairInputs& in, const std::optional<Tensor>& grad) {
+  check_device(in.b, in.a, "b");
+  if (in.labels) check_device(*in.labels, in.a, "labels");
+  if (in.weight) check_device(*in.weight, in.a, "weight");
+  if (grad) check_device(*grad, in.a, "grad");
+}
+
 Tensor gradient_like(const Tensor& tensor, bool wanted) {
   if (!wanted) return not_wanted(tensor);
   return new_empty(tensor, leading_sizes(tensor, tensor.dim()), tensor.scalar_type());
@@ -34,6 +42,7 @@ Tensor gradient_like(const Tensor& tensor, bool wanted) {
 
 Pair run_pair(const PairInputs& in, const std::optional<Tensor>& grad, const PairWants& wants) {
   const int planes = planes_of(in.family);
+  check_devices(in, grad);
   check_message_dtype(in.a, in.b, "b");
   const RowsOf a(in.a, planes, "a"), b(in.b, planes, "b");
   STD_TORCH_CHECK(a.width() == b.width(), "b: expected ", a.width(), " latents, got shape ",
@@ -70,7 +79,7 @@ Pair run_pair(const PairInputs& in, const std::optional<Tensor>& grad, const Pai
   args.value = wants.value ? out.value.mutable_data_ptr() : nullptr;
   args.grad_a = wants.grad_a ? out.grad_a.mutable_data_ptr() : nullptr;
   args.grad_b = wants.grad_b ? out.grad_b.mutable_data_ptr() : nullptr;
-  cpu::pair_loss(args, parallel_for);
+  device::pair_loss(args, in.a);
   return out;
 }
 
@@ -121,7 +130,7 @@ std::tuple<Tensor, Tensor, Tensor> pair_loss_value_and_grad(
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(bll_native, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(BLL_OPS, BLL_DISPATCH_KEY, m) {
   m.impl("pair_loss", TORCH_BOX(&pair_loss));
   m.impl("pair_loss_backward", TORCH_BOX(&pair_loss_backward));
   m.impl("pair_loss_value_and_grad", TORCH_BOX(&pair_loss_value_and_grad));

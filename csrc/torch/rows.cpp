@@ -2,6 +2,8 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "torch/device.h"
+
 namespace bll::binding {
 
 namespace {
@@ -53,6 +55,9 @@ std::vector<int64_t> row_offsets(const Tensor& tensor, int64_t rank, int64_t cou
 cpu::DType dtype_of(const Tensor& tensor, const char* name) {
   switch (tensor.scalar_type()) {
     case ScalarType::Double:
+      STD_TORCH_CHECK(device::kFloat64, name,
+                      ": expected float32, bfloat16 or float16 for the CUDA kernels, got float64 "
+                      "(the reference backend takes it)");
       return cpu::DType::kFloat64;
     case ScalarType::Float:
       return cpu::DType::kFloat32;
@@ -107,13 +112,16 @@ RowsOf::RowsOf(const Tensor& tensor, int planes, const char* name)
   if (width_ > 1 && tensor.stride(tensor.dim() - 1) != 1) {
     tensor_ = torch::stable::contiguous(tensor);
   }
-  plane_stride_ = planes > 1 ? tensor_.stride(rank) : 0;
-  if (count_ == 0) return;
-  if (const auto stride = collapsed_stride(tensor_, rank)) {
-    stride_ = *stride;
-  } else {
-    offsets_ = row_offsets(tensor_, rank, count_);
+  const auto stride = collapsed_stride(tensor_, rank);
+  if (count_ > 0 && !stride) {
+    if (device::kHostReads) {
+      offsets_ = row_offsets(tensor_, rank, count_);
+    } else {
+      tensor_ = torch::stable::contiguous(tensor_);
+    }
   }
+  stride_ = stride ? *stride : planes * width_;
+  plane_stride_ = planes > 1 ? tensor_.stride(rank) : 0;
 }
 
 cpu::Rows RowsOf::view() const {
@@ -133,12 +141,19 @@ void check_message_dtype(const Tensor& a, const Tensor& b, const char* name) {
                   half ? ") or float32, got " : "), got ", torch::headeronly::toString(of_b));
 }
 
+void check_device(const Tensor& tensor, const Tensor& a, const char* name) {
+  const bool same =
+      tensor.is_cuda() == a.is_cuda() && tensor.get_device_index() == a.get_device_index();
+  STD_TORCH_CHECK(same, name, ": expected a tensor on the device of a");
+}
+
 Tensor checked_labels(const Tensor& labels, const std::vector<int64_t>& batch, int64_t classes) {
   STD_TORCH_CHECK(labels.scalar_type() == ScalarType::Long, "labels: expected int64, got ",
                   torch::headeronly::toString(labels.scalar_type()));
   STD_TORCH_CHECK(has_shape(labels, batch), "labels: expected shape ", shape_string(batch),
                   ", got ", shape_string(labels));
   Tensor dense = torch::stable::contiguous(labels);
+  if (!device::kHostReads) return dense;
   const int64_t* values = static_cast<const int64_t*>(dense.const_data_ptr());
   for (int64_t i = 0, count = dense.numel(); i < count; ++i) {
     STD_TORCH_CHECK(values[i] >= 0 && values[i] < classes, "labels: expected values in [0, ",
@@ -155,12 +170,6 @@ Tensor checked_accumulate(const Tensor& tensor, const Tensor& a, const std::vect
   STD_TORCH_CHECK(has_shape(tensor, shape), name, ": expected shape ", shape_string(shape),
                   ", got ", shape_string(tensor));
   return torch::stable::contiguous(tensor);
-}
-
-void parallel_for(int64_t size, int64_t grain, void (*body)(int64_t, int64_t, void*),
-                  void* context) {
-  torch::stable::parallel_for(
-      0, size, grain, [body, context](int64_t begin, int64_t end) { body(begin, end, context); });
 }
 
 }  // namespace bll::binding

@@ -34,7 +34,7 @@ inline Tensor not_wanted(const Tensor& like) { return new_empty(like, {0}, like.
 
 // A tensor [*batch, D] or [*batch, 2, D] as rows. Holds what the view points to: the tensor (a
 // contiguous copy of it if the latents have no unit stride) and, if the leading dimensions do not
-// collapse to one stride, the start of every row.
+// collapse to one stride, the start of every row; where the host does not read, a copy instead.
 class RowsOf {
  public:
   RowsOf(const Tensor& tensor, int planes, const char* name);
@@ -55,13 +55,17 @@ class RowsOf {
 // b, or a class table: its dtype must be that of a, or float32 beside a half type.
 void check_message_dtype(const Tensor& a, const Tensor& b, const char* name);
 
-// int64 labels of shape `batch`, every one in [0, classes); contiguous.
+// Every tensor must live where `a` does.
+void check_device(const Tensor& tensor, const Tensor& a, const char* name);
+
+// int64 labels of shape `batch`, contiguous; every one in [0, classes) where the host reads.
 Tensor checked_labels(const Tensor& labels, const std::vector<int64_t>& batch, int64_t classes);
 
 // A tensor of the accumulate dtype and the given shape (weight, bias, grad, residual); contiguous.
 Tensor checked_accumulate(const Tensor& tensor, const Tensor& a, const std::vector<int64_t>& shape,
                           const char* name);
 
+// CPU only.
 void parallel_for(int64_t size, int64_t grain, void (*body)(int64_t, int64_t, void*),
                   void* context);
 

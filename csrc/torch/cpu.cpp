@@ -1,0 +1,21 @@
+// The CPU side of device.h.
+#include <torch/csrc/stable/ops.h>
+
+#include "torch/device.h"
+#include "torch/rows.h"
+
+namespace bll::binding {
+
+void parallel_for(int64_t size, int64_t grain, void (*body)(int64_t, int64_t, void*),
+                  void* context) {
+  torch::stable::parallel_for(
+      0, size, grain, [body, context](int64_t begin, int64_t end) { body(begin, end, context); });
+}
+
+namespace device {
+
+void pair_loss(const cpu::PairArgs& args, const Tensor&) { cpu::pair_loss(args, parallel_for); }
+
+}  // namespace device
+
+}  // namespace bll::binding

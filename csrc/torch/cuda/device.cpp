@@ -1,0 +1,55 @@
+// The CUDA side of device.h: current stream, device guard, scratch memory from torch's allocator.
+#include "torch/device.h"
+
+#include <cuda_runtime.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "cuda/api.h"
+#include "torch/rows.h"
+
+// Declared by torch's headers for CUDA builds of torch only; this library is built with any.
+extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
+
+namespace bll::binding::device {
+
+namespace {
+
+void check(cudaError_t error) {
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
+}
+
+// Makes the tensor's device current for as long as it lives.
+class Launch {
+ public:
+  explicit Launch(const Tensor& like) : guard_(like.get_device_index()) {
+    const int32_t index = like.get_device_index();
+    void* stream = nullptr;
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(index, &stream) == AOTI_TORCH_SUCCESS,
+                    "CUDA: no current stream");
+    stream_ = static_cast<cudaStream_t>(stream);
+    check(cudaDeviceGetAttribute(&device_.processors, cudaDevAttrMultiProcessorCount, index));
+  }
+
+  const cuda::Device& device() const { return device_; }
+  cudaStream_t stream() const { return stream_; }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_ = nullptr;
+  cuda::Device device_{};
+};
+
+// Torch reuses the memory only behind what this stream has queued by then.
+Tensor scratch(const Tensor& like, size_t bytes) {
+  return new_empty(like, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
+}
+
+}  // namespace
+
+void pair_loss(const cpu::PairArgs& args, const Tensor& like) {
+  const Launch launch(like);
+  const Tensor workspace = scratch(like, cuda::pair_workspace(args, launch.device()));
+  check(cuda::pair_loss(args, launch.device(), workspace.mutable_data_ptr(), launch.stream()));
+}
+
+}  // namespace bll::binding::device

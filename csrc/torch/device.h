@@ -1,0 +1,35 @@
+// What differs between the libraries made of the same binding sources: `_C` for CPU tensors and,
+// with BLL_CUDA defined, `_C_cuda` for CUDA tensors.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include "cpu/api.h"
+
+#if !defined(BLL_OPS)
+#define BLL_OPS bll_native  // the namespace of the ops
+#endif
+#if !defined(BLL_DISPATCH_KEY)
+#if defined(BLL_CUDA)
+#define BLL_DISPATCH_KEY CUDA
+#else
+#define BLL_DISPATCH_KEY CPU
+#endif
+#endif
+
+namespace bll::binding::device {
+
+#if defined(BLL_CUDA)
+// The host does not wait for what tensors hold: labels go unchecked (the kernels answer NaN), and
+// rows that no single stride connects are copied.
+inline constexpr bool kHostReads = false;
+inline constexpr bool kFloat64 = false;
+#else
+inline constexpr bool kHostReads = true;
+inline constexpr bool kFloat64 = true;
+#endif
+
+// Runs the kernels on the device of `like`, in the order of its other work.
+void pair_loss(const cpu::PairArgs& args, const torch::stable::Tensor& like);
+
+}  // namespace bll::binding::device

@@ -1,0 +1,1 @@
+"""How setup.py finds compilers and libraries, and compiles with them."""
