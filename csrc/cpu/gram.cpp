@@ -111,6 +111,7 @@ void run(const GramArgs& args, ParallelFor parallel_for) {
 }  // namespace
 
 void gram_loss(const GramArgs& args, ParallelFor parallel_for) {
+  if (!args.value && !args.grad_x) return;  // an empty gradient has no address
   if (args.x.dtype == DType::kFloat64) {
     run<double>(args, parallel_for);
   } else {
