@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
 
-from bll_kernels.backends.triton import classes, pair, pool
+from bll_kernels.backends.triton import classes, gram, means, pair, pool
 from bll_kernels.backends.triton.launch import Launch, recording
 from bll_kernels.families import FORMULAS
 from bll_kernels.spec import LOSSES, POOLS
@@ -138,6 +138,18 @@ def class_cases(dtype: torch.dtype) -> Cases:
         yield f"class {family}", _launches(run, a, table, labels, torch.zeros(10), weight, *options)
 
 
+def gram_cases(dtype: torch.dtype) -> Cases:
+    """The Gram loss with labels and with vectors, and class means with their gradient."""
+    x, labels = torch.zeros(64, 1024, dtype=dtype), torch.zeros(64, dtype=torch.int64)
+    run, options = gram.gram_loss_value_and_grad, (1.0, -0.5)
+    yield "gram labels", _launches(run, x, labels, None, None, *options, True, "batchmean")
+    yield "gram vectors", _launches(run, x, None, x, None, *options, False, "batchmean")
+    yield "class means", _launches(means.class_means, x, labels, 10)
+    counts = torch.zeros(10, dtype=torch.int64)
+    grad = torch.zeros(10, 1024)
+    yield "class means back", _launches(means.class_means_backward, grad, labels, counts)
+
+
 def pool_cases(dtype: torch.dtype) -> Cases:
     """Pooling of both memory layouts, forward and backward."""
     for memory in (torch.contiguous_format, torch.channels_last):
@@ -160,7 +172,7 @@ def cases(full: bool) -> Cases:
         made = pair_cases(DTYPES[name], loss, tables)
         yield from ((f"{name} {case}", found) for case, found in made)
     for name in DTYPES if full else ("bf16",):
-        for make in (class_cases, pool_cases):
+        for make in (class_cases, gram_cases, pool_cases):
             yield from ((f"{name} {case}", found) for case, found in make(DTYPES[name]))
 
 

@@ -17,8 +17,10 @@ import triton.language as tl
 from bench.compile_report import TARGETS, Row, cases, compile_launch, pair_cases, report
 from bll_kernels.backends.triton import (
     class_kernels,
+    gram_kernels,
     group_kernels,
     launch,
+    mean_kernels,
     pair_kernels,
     pool_kernels,
     reduce_kernels,
@@ -53,7 +55,10 @@ def check(rows: list[Row]) -> None:
 
 def test_every_kernel_is_in_the_report() -> None:
     names = {launched.kernel.__name__ for _, found in cases(False) for launched in found}
-    modules = (pair_kernels, group_kernels, class_kernels, pool_kernels, reduce_kernels)
+    modules = (
+        pair_kernels, group_kernels, class_kernels, gram_kernels, mean_kernels, pool_kernels,
+        reduce_kernels,
+    )  # fmt: skip
     takes = {
         name
         for module in modules

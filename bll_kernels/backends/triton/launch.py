@@ -144,6 +144,19 @@ def class_table_parts(rows: int, classes: int, width: int) -> int:
     return max(1, min(ceil_div(BUSY, max(programs, 1)), ceil_div(rows, 4 * tile.rows), 64))
 
 
+#: Tile of the Gram kernels: rows, rows they meet ("classes"), latents of one product.
+GRAM_TILE = ClassTile(16, 32, 32, 4)
+
+
+def gram_parts(rows: int) -> int:
+    """Parts of the sum over the rows that a row meets, each kept as [rows, width]."""
+    tile = GRAM_TILE
+    wanted = ceil_div(BUSY, max(ceil_div(rows, tile.rows), 1))
+    tiles = ceil_div(rows, tile.classes)
+    share = ceil_div(tiles, max(1, min(wanted, tiles, 8)))
+    return ceil_div(tiles, max(share, 1))  # none is empty
+
+
 def softmax_tile(classes: int) -> Tile:
     """Tile of the softmax over classes; more classes than columns are swept."""
     columns = min(power_of_two(classes), 4096)
