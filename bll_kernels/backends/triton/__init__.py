@@ -1,6 +1,6 @@
 """The Triton backend: what it needs, told without importing Triton.
 
-The kernels are in `pair`, `classes` and `pool`, imported at the first call that they serve, so
+The kernels are in modules named after the ops, imported at the first call that they serve, so
 that importing the package stays quick and works without Triton.
 """
 
