@@ -10,7 +10,7 @@ import torch
 
 from bll_kernels._version import __version__
 from bll_kernels.backends import available, backend_for
-from bll_kernels.backends.native import build_info
+from bll_kernels.backends.native import CUDA_FAILURE, FAILURE, build_info
 from bll_kernels.backends.selection import DEVICES, FUNCTIONS
 
 
@@ -23,8 +23,9 @@ def report() -> dict[str, Any]:
 
     Returns:
         Keys ``versions``, ``platform``, ``build`` (what the compiled part was built for),
-        ``backends`` (per backend: usable, reason, devices) and ``functions`` (per function and
-        device: the backend that serves it).
+        ``libraries`` (why a compiled library is not in use, or None), ``backends`` (per backend:
+        usable, reason, devices) and ``functions`` (per function and device: the backend that
+        serves it).
     """
     backends = {
         name: {"usable": reason is None, "reason": reason, "devices": sorted(DEVICES[name])}
@@ -47,6 +48,7 @@ def report() -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
         "build": build_info(),
+        "libraries": {"_C": FAILURE, "_C_cuda": CUDA_FAILURE},
         "backends": backends,
         "functions": functions,
     }
@@ -60,6 +62,8 @@ def as_text(data: dict[str, Any]) -> str:
     built = data["build"]
     if built:
         lines.append("built with " + ", ".join(f"{k}: {v}" for k, v in sorted(built.items())))
+    for name, reason in data["libraries"].items():
+        lines.append(f"library {name}: {'loaded' if reason is None else 'no: ' + reason}")
     for name, backend in data["backends"].items():
         state = "yes" if backend["usable"] else f"no: {backend['reason']}"
         lines.append(f"backend {name} ({', '.join(backend['devices'])}): {state}")

@@ -23,8 +23,8 @@ def build_info() -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _load() -> str | None:
-    found = sorted(_PACKAGE.glob("_C.*so"))
+def _load(name: str) -> str | None:
+    found = sorted(_PACKAGE.glob(f"{name}.*so"))
     if not found:
         return "not built (a C++ compiler and torch's headers are needed; see README, Set-up)"
     try:
@@ -35,5 +35,22 @@ def _load() -> str | None:
     return None
 
 
+def _load_cuda() -> str | None:
+    if not any(_PACKAGE.glob("_C_cuda.*so")):
+        reason = build_info().get("targets", {}).get("_C_cuda")
+        return f"not built: {reason}" if reason else "not built"
+    if torch.version.cuda is None:
+        return "libtorch_cuda.so is missing: this torch has no CUDA"
+    return _load("_C_cuda")
+
+
 #: Why the CPU library cannot serve; None where it can. A constant, so that compiled graphs see it.
-FAILURE: Final = _load()
+FAILURE: Final = _load("_C")
+
+#: The same of the library for CUDA tensors. Nothing here asks the driver.
+CUDA_FAILURE: Final = _load_cuda()
+
+_CUDA_DTYPES: Final = frozenset({torch.float32, torch.bfloat16, torch.float16})
+
+#: What that library has kernels for, whether it could be loaded or not: op -> dtypes.
+CUDA_OPS: Final[dict[str, frozenset[torch.dtype]]] = {"pair_loss": _CUDA_DTYPES}

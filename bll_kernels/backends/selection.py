@@ -14,17 +14,21 @@ from bll_kernels.spec import FLOAT_DTYPES
 
 #: Device types each backend can serve, fastest backend first.
 DEVICES: Final[dict[str, frozenset[str]]] = {
-    "native": frozenset({"cpu"}),
+    "native": frozenset({"cpu", "cuda"} if native.CUDA_FAILURE is None else {"cpu"}),
     "triton": frozenset({"cpu" if triton.INTERPRETED else "cuda"}),
     "reference": frozenset({"cpu", "cuda", "mps", "xpu", "meta"}),
 }
 
-FUNCTIONS: Final = frozenset(
-    {
-        "posterior_kl", "evidence_loss", "class_evidence_loss", "linear_cross_entropy",
-        "gram_loss", "class_means", "grid_pool",
-    }
-)  # fmt: skip
+#: Public functions, each with the op that does its work.
+FUNCTIONS: Final = {
+    "posterior_kl": "pair_loss",
+    "evidence_loss": "pair_loss",
+    "class_evidence_loss": "class_loss",
+    "linear_cross_entropy": "class_loss",
+    "gram_loss": "gram_loss",
+    "class_means": "class_means",
+    "grid_pool": "grid_pool",
+}
 
 _forced: str | None = None
 
@@ -34,24 +38,50 @@ def available() -> dict[str, str | None]:
     return {"reference": None, "native": native.FAILURE, "triton": triton.unusable()}
 
 
-def select(device_type: str, dtype: torch.dtype) -> str:
-    """Backend that serves tensors of a device type and dtype now.
+def cuda_choice(op: str, dtype: torch.dtype, *, native_built: bool, triton_usable: bool) -> str:
+    """Backend that serves CUDA tensors: a rule until measurements decide per op and size.
+
+    Args:
+        op: op without its suffix, for example ``"pair_loss"``.
+        dtype: of the tensors.
+        native_built: whether the CUDA library is loaded.
+        triton_usable: whether Triton can compile for this torch.
+    """
+    if native_built and dtype in native.CUDA_OPS.get(op, ()):
+        return "native"
+    return "triton" if triton_usable and dtype != torch.float64 else "reference"
+
+
+def _check_forced(name: str, device_type: str, dtype: torch.dtype, op: str) -> None:
+    if device_type not in DEVICES[name]:
+        raise RuntimeError(
+            f"backend {name!r} was requested and does not serve device {device_type!r}"
+        )
+    on_cuda = name == "native" and device_type == "cuda"
+    if dtype == torch.float64 and (name == "triton" or on_cuda):
+        raise RuntimeError(f"backend {name!r} was requested and does not serve torch.float64")
+    if on_cuda and dtype not in native.CUDA_OPS.get(op, ()):
+        raise RuntimeError(f"backend {name!r} was requested and has no CUDA kernel of {op}")
+
+
+def select(device_type: str, dtype: torch.dtype, op: str) -> str:
+    """Backend that serves tensors of a device type and dtype in an op now.
 
     Raises:
         RuntimeError: a backend was asked for by name and cannot serve the device or dtype.
     """
     if _forced is not None:
-        if device_type not in DEVICES[_forced]:
-            raise RuntimeError(
-                f"backend {_forced!r} was requested and does not serve device {device_type!r}"
-            )
-        if _forced == "triton" and dtype == torch.float64:
-            raise RuntimeError("backend 'triton' was requested and does not serve torch.float64")
+        _check_forced(_forced, device_type, dtype, op)
         return _forced
+    if device_type == "cuda":
+        return cuda_choice(
+            op,
+            dtype,
+            native_built=native.CUDA_FAILURE is None,
+            triton_usable=triton.FAILURE is None,
+        )
     if device_type in DEVICES["native"] and native.FAILURE is None:
         return "native"
-    if device_type == "cuda" and triton.FAILURE is None and dtype != torch.float64:
-        return "triton"
     return "reference"
 
 
@@ -83,7 +113,7 @@ def backend_for(
     if dtype is not None and dtype not in FLOAT_DTYPES:
         raise ValueError(f"dtype: expected a floating dtype, got {dtype}")
     device_type = torch.device(device if device is not None else "cpu").type
-    return select(device_type, torch.float32 if dtype is None else dtype)
+    return select(device_type, torch.float32 if dtype is None else dtype, FUNCTIONS[function])
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def pool_in_front(
             f"pool: expected a family with one parameter per latent, got {family.name}"
         )
     checks.check_map(name, a)
-    backend = select(a.device.type, a.dtype)
+    backend = select(a.device.type, a.dtype, "grid_pool")
     return Pooling(a, pool_map(a, kind, grid, backend), kind, grid, backend)
 
 
@@ -173,7 +173,7 @@ def prepare_pair(
         checks.check_label_range(labels, b.shape[0])
     if weight is not None:
         weight = checks.check_weight(weight, batch, a)
-    backend, options = select(a.device.type, a.dtype), _family_options(family, a)
+    backend, options = select(a.device.type, a.dtype, "pair_loss"), _family_options(family, a)
     return PairCall(a, b, labels, weight, backend, options, tilt, pooling, given_a, given_b, planes)
 
 
@@ -246,5 +246,5 @@ def prepare_class(
     if weight is not None:
         weight = checks.check_weight(weight, batch, a, names.weight)
     options = (*_family_options(family, a), normalize_message, tilt)
-    backend = select(a.device.type, a.dtype)
+    backend = select(a.device.type, a.dtype, "class_loss")
     return ClassCall(a, table, labels, bias, weight, backend, options, pooling, given_table)

@@ -109,7 +109,7 @@ def _prepare(
     rows = _flat(x) if pooling is None else pooling.latents
     if vectors is not None and pooling is not None and vectors.dtype != rows.dtype:
         vectors = vectors.to(rows.dtype)
-    backend = select(rows.device.type, rows.dtype)
+    backend = select(rows.device.type, rows.dtype, "gram_loss")
     options = (same, other, center)
     return _GramCall(rows, labels, vectors, weight, backend, options, pooling, x.shape)
 

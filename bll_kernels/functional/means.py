@@ -46,7 +46,7 @@ def class_means(
     pooling = pool_in_front("x", x, pool)
     inner = x.shape[1:] if pooling is None else pooling.latents.shape[1:]
     rows = x.reshape(x.shape[0], math.prod(inner)) if pooling is None else pooling.latents
-    backend = select(rows.device.type, rows.dtype)
+    backend = select(rows.device.type, rows.dtype, "class_means")
     if torch.is_grad_enabled() and rows.requires_grad:
         means, counts = ClassMeans.apply(rows, labels, backend, classes)
     else:

@@ -30,4 +30,4 @@ def grid_pool(x: Tensor, kind: str, grid: int) -> Tensor:
     """
     checks.check_pool_arguments(kind, grid)
     checks.check_map("x", x)
-    return pool_map(x, kind, grid, select(x.device.type, x.dtype))
+    return pool_map(x, kind, grid, select(x.device.type, x.dtype, "grid_pool"))

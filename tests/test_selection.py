@@ -1,0 +1,51 @@
+"""Which backend serves what: the rules as a table, no device needed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import bll_kernels as bk
+from bll_kernels.backends import native, selection
+from bll_kernels.ops import SCHEMAS
+
+CUDA_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize("op", sorted({*selection.FUNCTIONS.values()}))
+def test_cuda_tensors(op: str) -> None:
+    for native_built in (False, True):
+        for triton_usable in (False, True):
+            has = {"native_built": native_built, "triton_usable": triton_usable}
+            assert selection.cuda_choice(op, torch.float64, **has) == "reference"
+            for dtype in CUDA_DTYPES:
+                chosen = selection.cuda_choice(op, dtype, **has)
+                if native_built and op in native.CUDA_OPS:
+                    assert chosen == "native"
+                else:
+                    assert chosen == ("triton" if triton_usable else "reference")
+
+
+def test_every_op_is_a_registered_one() -> None:
+    assert {*selection.FUNCTIONS.values()} <= {*SCHEMAS}
+    assert {*native.CUDA_OPS} <= {*selection.FUNCTIONS.values()}
+
+
+def test_native_by_name_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(selection.DEVICES, "native", frozenset({"cpu", "cuda"}))
+    monkeypatch.setattr(selection, "_forced", "native")
+    assert bk.backend_for("posterior_kl", device="cuda") == "native"
+    assert bk.backend_for("posterior_kl", device="cpu", dtype=torch.float64) == "native"
+    with pytest.raises(RuntimeError, match=r"does not serve torch\.float64"):
+        bk.backend_for("posterior_kl", device="cuda", dtype=torch.float64)
+    for function, op in selection.FUNCTIONS.items():
+        if op not in native.CUDA_OPS:
+            with pytest.raises(RuntimeError, match=f"no CUDA kernel of {op}"):
+                bk.backend_for(function, device="cuda")
+
+
+def test_the_cuda_library_says_why_it_is_not_used() -> None:
+    if torch.version.cuda is None:
+        assert native.CUDA_FAILURE is not None
+        assert "not built" in native.CUDA_FAILURE or "no CUDA" in native.CUDA_FAILURE
+    assert ("cuda" in selection.DEVICES["native"]) is (native.CUDA_FAILURE is None)
