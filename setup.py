@@ -33,11 +33,9 @@ from native_build.environment import (  # noqa: E402
     find_torch,
     version_of,
 )
-from native_build.ninja import run_ninja, write_ninja  # noqa: E402
+from native_build.ninja import plan, run_ninja  # noqa: E402
 from native_build.targets import (  # noqa: E402
     TARGETS,
-    Needs,
-    Target,
     cxx_flags,
     nvcc_flags,
     required,
@@ -90,13 +88,8 @@ def build_targets(mode: str) -> Outcome:
     outcome = Outcome(mode)
     outcome.facts["compiler"] = version_of(compiler)
     outcome.facts["flags"] = " ".join(cxx_flags())
-    planned: list[tuple[Target, Needs]] = []
-    for target in TARGETS:
-        try:
-            planned.append((target, target.needs(mode)))
-        except Missing as error:
-            outcome.reasons[target.name] = str(error)
-    write_ninja(compiler, planned)
+    planned, missing = plan(mode)
+    outcome.reasons.update(missing)
     for target, needs in planned:
         try:
             outcome.libraries[target.name] = run_ninja(ninja, target.name)

@@ -1,9 +1,8 @@
 // The door of the pair losses: plans, hands out scratch memory, queues the kernels in order.
-#include "cuda/pair.h"
 
-#include <algorithm>
-
+#include "cuda/groups.h"
 #include "cuda/labels.h"
+#include "cuda/launch.h"
 #include "cuda/reduce.h"
 #include "cuda/workspace.h"
 
@@ -29,6 +28,7 @@ const PairLaunchers& launchers_of(FamilyId id) {
 struct Scratch {
   float* partials = nullptr;
   float* sections = nullptr;
+  float* dense_b = nullptr;  // gradients of gathered messages, categorical
   LabelSort sort{};
 
   Scratch(const PairArgs& args, const PairPlan& plan, Workspace& workspace) {
@@ -47,7 +47,10 @@ struct Scratch {
     sort.total = workspace.take<int32_t>(sort.classes);
     sort.start = workspace.take<int32_t>(sort.classes + 1);
     sort.order = workspace.take<int32_t>(sort.rows);
-    if (plan.sections > 1) {
+    if (args.family.id == FamilyId::kCategorical) {
+      dense_b = workspace.take<float>(args.a.count * args.width);
+    }
+    if (plan.table_scratch) {
       sections = workspace.take<float>(plan.sections * args.b.count * planes * args.width);
     }
   }
@@ -90,15 +93,34 @@ PairView view_of(const PairArgs& args, const PairPlan& plan, const Scratch& scra
   return v;
 }
 
+void run_categorical(const PairArgs& args, const PairPlan& plan, const PairView& view,
+                     float* dense_b, cudaStream_t stream) {
+  GroupView v{};
+  v.pair = view;
+  if (dense_b != nullptr) v.pair.grad_b = dense_b;
+  v.grad_b_dtype = dense_b != nullptr ? DType::kFloat32 : args.b.dtype;
+  v.per_row = view.per_row;
+  v.group = args.family.group;
+  v.groups_per_row = plan.group.per_row;
+  v.groups = plan.group.count;
+  v.lanes = plan.group.lanes;
+  if (view.value == nullptr && v.pair.grad_a == nullptr && v.pair.grad_b == nullptr) return;
+  run_groups(args.family, args.loss, plan.group.tier, plan.group.wide, v, plan.blocks, stream);
+}
+
 void run_elements(const PairArgs& args, const PairPlan& plan, const PairView& view,
                   cudaStream_t stream) {
-  if (args.value == nullptr && view.grad_a == nullptr && view.grad_b == nullptr) return;
+  if (view.value == nullptr && view.grad_a == nullptr && view.grad_b == nullptr) return;
   launchers_of(args.family.id)
       .elements(args.family, args.loss, plan.layout.wide(), view, plan.blocks, stream);
+}
+
+void finish_value(const PairArgs& args, const PairPlan& plan, const PairView& view,
+                  cudaStream_t stream) {
   if (args.value == nullptr || !plan.two_stages) return;
   float* value = static_cast<float*>(args.value);
   if (view.per_row) {
-    sum_rows(view.value, plan.rows, plan.layout.chunks, value, stream);
+    sum_rows(view.value, plan.rows, plan.values_per_row, value, stream);
   } else {
     sum_all(view.value, plan.partials, view.scale, value, stream);
   }
@@ -111,15 +133,25 @@ void run_table(const PairArgs& args, const PairPlan& plan, const PairView& view,
   t.pair = view;
   t.order = scratch.sort.order;
   t.start = scratch.sort.start;
-  t.out = plan.sections > 1 ? scratch.sections : args.grad_b;
-  t.out_dtype = plan.sections > 1 ? DType::kFloat32 : args.b.dtype;
+  t.out = plan.table_scratch ? scratch.sections : args.grad_b;
+  t.out_dtype = plan.table_scratch ? DType::kFloat32 : args.b.dtype;
   t.sections = plan.sections;
   t.chunks = static_cast<uint32_t>(plan.table.chunks);
   t.lanes = plan.table.lanes;
   t.unit_columns = static_cast<int>(plan.table.columns);
   const int64_t blocks = plan.sections * args.b.count * plan.table.chunks;
-  launchers_of(args.family.id).table(args.family, args.loss, plan.table.wide(), t, blocks, stream);
-  if (plan.sections == 1) return;
+  if (scratch.dense_b != nullptr) {
+    t.pair.a = scratch.dense_b;
+    t.pair.a_dtype = DType::kFloat32;
+    t.pair.a_row = args.width;
+    t.pair.weight = t.pair.grad = nullptr;  // they are in already
+    t.pair.scale = 1;
+    run_class_sums(plan.table.wide(), t, blocks, stream);
+  } else {
+    launchers_of(args.family.id)
+        .table(args.family, args.loss, plan.table.wide(), t, blocks, stream);
+  }
+  if (!plan.table_scratch) return;
   const int64_t size = args.b.count * family_planes(args.family.id) * args.width;
   sum_sections(scratch.sections, plan.sections, size, args.grad_b, args.b.dtype, stream);
 }
@@ -161,7 +193,12 @@ cudaError_t pair_loss(const PairArgs& args, const Device& device, void* memory,
   Workspace workspace(memory);
   const Scratch scratch(args, plan, workspace);
   const PairView view = view_of(args, plan, scratch);
-  run_elements(args, plan, view, stream);
+  if (args.family.id == FamilyId::kCategorical) {
+    run_categorical(args, plan, view, scratch.dense_b, stream);
+  } else {
+    run_elements(args, plan, view, stream);
+  }
+  finish_value(args, plan, view, stream);
   if (plan.sections > 0) run_table(args, plan, view, scratch, stream);
   return cudaGetLastError();
 }

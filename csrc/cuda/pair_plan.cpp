@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "cuda/pair.h"
+#include "cuda/groups.h"
+#include "cuda/launch.h"
 
 namespace bll::cuda {
 namespace {
@@ -47,12 +48,31 @@ Layout lay_out(int64_t width, int count, int lanes) {
   return layout;
 }
 
+void plan_groups(PairPlan& plan, const PairArgs& args, int vector, const Device& device) {
+  GroupLayout& group = plan.group;
+  const int64_t latents = args.family.group;
+  group.tier = group_tier(latents);
+  const GroupTier& tier = kGroupTiers[group.tier];
+  group.wide = vector > 1 && latents % vector == 0;
+  group.lanes = tier.whole ? tier.block : power_of_two(div_up(latents, tier.held), kWarp);
+  group.per_row = args.width / latents;
+  group.count = args.a.count * group.per_row;
+  const int64_t wave = int64_t{device.processors} * blocks_per_processor(tier);
+  const int64_t teams = tier.block / group.lanes;
+  plan.blocks = static_cast<int>(std::min(wave, div_up(group.count, teams)));
+  plan.values_per_row = group.per_row;
+}
+
 void plan_table(PairPlan& plan, const PairArgs& args, int count, const Device& device) {
+  const bool groups = args.family.id == FamilyId::kCategorical;
+  // Gradients of groups are in float32 scratch memory by then.
+  if (groups) count = count > 1 ? 4 : 1;
   plan.table = lay_out(args.width, count, kTableLanes);
   const int64_t owners = args.b.count * plan.table.chunks;
   const int64_t wanted = div_up(int64_t{device.processors} * 8, std::max<int64_t>(owners, 1));
   const int64_t most = div_up(args.a.count, kLeastRowsOfSection);
   plan.sections = std::clamp<int64_t>(wanted, 1, std::min(most, kMostSections));
+  plan.table_scratch = plan.sections > 1 || (groups && args.b.dtype != DType::kFloat32);
   const int64_t blocks = div_up(args.a.count, kThreads);
   const int64_t chunks = std::clamp<int64_t>(kMostCounts / args.b.count, 1, blocks);
   plan.sort_rows = div_up(blocks, chunks) * kThreads;
@@ -75,12 +95,17 @@ PairPlan plan_pair(const PairArgs& args, const Device& device) {
   plan.width -= plan.tail;
   plan.layout = lay_out(plan.width, count, kThreads);
   plan.units = div_up(plan.rows, plan.layout.rows) * plan.layout.chunks;
-  const int64_t items = items_per_thread(count, family_planes(args.family.id));
-  const int64_t wave = int64_t{device.processors} * kBlocksPerProcessor;
-  plan.blocks = static_cast<int>(std::min(wave, div_up(plan.units, items)));
+  if (args.family.id == FamilyId::kCategorical) {
+    plan_groups(plan, args, at_vectors ? vector : 1, device);
+  } else {
+    const int64_t items = items_per_thread(count, family_planes(args.family.id));
+    const int64_t wave = int64_t{device.processors} * kBlocksPerProcessor;
+    plan.blocks = static_cast<int>(std::min(wave, div_up(plan.units, items)));
+    plan.values_per_row = plan.layout.chunks;
+  }
   const bool per_row = args.reduction == Reduction::kNone;
-  plan.partials = per_row ? plan.rows * plan.layout.chunks : plan.blocks;
-  plan.two_stages = per_row ? plan.layout.chunks > 1 : plan.blocks > 1;
+  plan.partials = per_row ? plan.rows * plan.values_per_row : plan.blocks;
+  plan.two_stages = per_row ? plan.values_per_row > 1 : plan.blocks > 1;
   const bool table = args.labels != nullptr && args.b.count > 0;
   if (table && args.grad_b != nullptr && reaches_message(args.loss)) {
     plan_table(plan, args, wide ? vector : 1, device);

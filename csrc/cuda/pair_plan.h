@@ -27,6 +27,14 @@ struct Layout {
   bool wide() const { return count > 1; }
 };
 
+// How categorical groups are shared out; see groups.h.
+struct GroupLayout {
+  int tier;
+  int lanes;  // threads per group, in tiers that are not whole blocks
+  bool wide;
+  int64_t per_row, count;  // groups
+};
+
 struct PairPlan {
   bool flat;            // no row needs to be told from another: one long row
   int64_t rows, width;  // as cut; `tail` latents of a flat run are left over
@@ -34,11 +42,14 @@ struct PairPlan {
   Layout layout;
   int64_t units;
   int blocks;
-  int64_t partials;  // floats that the first stage leaves: one per block, or [rows, chunks]
-  bool two_stages;   // whether they need adding up
+  GroupLayout group;       // categorical
+  int64_t values_per_row;  // that the first stage leaves where rows are told apart
+  int64_t partials;        // floats that it leaves in all: those, or one per block
+  bool two_stages;         // whether they need adding up
 
   // The gradient of a class table; sections == 0: not wanted.
   Layout table;
+  bool table_scratch;   // whether the first stage leaves float32 sections in scratch memory
   int64_t sections;     // parts of a class's rows, added up by a second stage
   int64_t sort_chunks;  // of `sort_rows` rows, counted by one block each
   int64_t sort_rows;

@@ -9,8 +9,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from .environment import Missing
-from .targets import CSRC, ROOT, Needs, Target, cxx_flags, nvcc_flags
+from .environment import Missing, find_compiler
+from .targets import CSRC, ROOT, TARGETS, Needs, Target, cxx_flags, nvcc_flags
 
 NINJA_DIR = Path("build") / f"native-{sysconfig.get_config_var('SOABI') or 'unknown'}"
 STUBS = NINJA_DIR / "stubs"
@@ -41,7 +41,7 @@ def rules(compiler: list[str], nvcc: list[str] | None) -> list[str]:
         cuda = command_line([*nvcc, "-ccbin", *compiler[:1], *nvcc_flags(), f"-I{CSRC}"])
         lines += [
             f"rule nvcc\n  command = {cuda} -MMD -MF $out.d -c $in -o $out > $out.log 2>&1 || "
-            "(cat $out.log; exit 1)",
+            "(grep -v 'ptxas info\\|bytes stack frame' $out.log; exit 1)",
             "  depfile = $out.d\n  deps = gcc\n  description = compile $in",
         ]
     return lines
@@ -81,6 +81,25 @@ def write_ninja(compiler: list[str], planned: list[tuple[Target, Needs]]) -> Non
         lines.append(f"build {target.name}: phony {library}")
     (ROOT / NINJA_DIR).mkdir(parents=True, exist_ok=True)
     (ROOT / NINJA_DIR / "build.ninja").write_text("\n".join(lines) + "\n")
+
+
+def plan(mode: str) -> tuple[list[tuple[Target, Needs]], dict[str, str]]:
+    """Writes the build file; what can be compiled, and why the rest cannot."""
+    planned: list[tuple[Target, Needs]] = []
+    reasons: dict[str, str] = {}
+    compiler = find_compiler()
+    for target in TARGETS:
+        try:
+            planned.append((target, target.needs(mode)))
+        except Missing as error:
+            reasons[target.name] = str(error)
+    write_ninja(compiler, planned)
+    return planned, reasons
+
+
+def kernel_logs() -> list[Path]:
+    """What nvcc said of every .cu it compiled: registers, memory, spills."""
+    return sorted((ROOT / NINJA_DIR).glob("cuda_cuda_*.o.log"))
 
 
 def run_ninja(ninja: str, name: str) -> Path:

@@ -1,0 +1,66 @@
+"""The emulated CUDA ops as a backend of the public functions, and their counters."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import pytest
+import torch
+from emulator_build import build
+from torch.library import Library
+
+from bll_kernels.backends import selection
+from bll_kernels.ops import SCHEMAS
+
+#: Forward, backward and shuffled.
+ORDERS = (0, 1, 7)
+#: Whether the library is built with UndefinedBehaviorSanitizer; set before the first use.
+SANITIZED = False
+COUNTS = ("launches", "blocks", "barriers", "shuffles", "loaded")
+PROCESSORS = 3
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Builds and loads the emulator, and declares its ops; once per process."""
+    declared = Library("bll_emulated", "DEF")
+    for name, schema in SCHEMAS.items():
+        declared.define(name + schema)
+    path = str(build(SANITIZED))
+    torch.ops.load_library(path)
+    loaded = ctypes.CDLL(path)
+    loaded.declared = declared  # the ops live as long as this object
+    return loaded
+
+
+@contextmanager
+def emulation(order: int, processors: int = PROCESSORS) -> Iterator[None]:
+    """Serve every call in the block by the emulator."""
+    library().bll_emulator_set(order, processors)
+    devices = selection.DEVICES
+    before, known = selection._forced, "emulated" in devices
+    devices["emulated"] = frozenset({"cpu"})
+    selection._forced = "emulated"
+    try:
+        yield
+    finally:
+        selection._forced = before
+        if not known:
+            del devices["emulated"]
+
+
+def counts() -> dict[str, int]:
+    """What the emulator did since the last call."""
+    numbers = (ctypes.c_int64 * len(COUNTS))()
+    library().bll_emulator_counts(numbers)
+    return dict(zip(COUNTS, numbers, strict=True))
+
+
+@pytest.fixture(params=ORDERS, ids="order{}".format)
+def cuda(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Serves the public functions by the emulator, in each order of threads."""
+    with emulation(request.param):
+        yield

@@ -1,0 +1,94 @@
+// The device of csrc/torch/device.h under emulation: outputs and scratch memory stand between guard
+// zones and hold NaN before the kernels run.
+#include <memory>
+
+#include "cuda/api.h"
+#include "cuda/pair_plan.h"
+#include "emulator.h"
+#include "torch/device.h"
+#include "torch/rows.h"
+
+namespace bll::binding::device {
+
+namespace {
+
+// Few processors, so that blocks have to take several units.
+cuda::Device machine{3};
+
+constexpr size_t kZone = 256;
+
+int64_t size_of(cpu::DType dtype) { return dtype == cpu::DType::kFloat32 ? 4 : 2; }
+
+// Memory for `target` with the same address modulo 16.
+class Guarded {
+ public:
+  Guarded(void* target, size_t bytes)
+      : target_(target),
+        bytes_(bytes),
+        memory_(new unsigned char[bytes + 2 * kZone + 16]),
+        start_(memory_.get() + kZone) {
+    const auto wanted = reinterpret_cast<uintptr_t>(target) % 16;
+    while (reinterpret_cast<uintptr_t>(start_) % 16 != wanted) ++start_;
+    std::memset(memory_.get(), 0xff, bytes + 2 * kZone + 16);
+  }
+
+  void* data() const { return target_ == nullptr ? nullptr : start_; }
+
+  void finish(const char* name) const {
+    for (size_t i = 0; i < kZone; ++i) {
+      if (start_[-1 - static_cast<int64_t>(i)] != 0xff || start_[bytes_ + i] != 0xff) {
+        bll_emulator::Machine::fail(std::string("write outside ") + name);
+      }
+    }
+    if (target_ != nullptr && bytes_ > 0) std::memcpy(target_, start_, bytes_);
+  }
+
+ private:
+  void* target_;
+  size_t bytes_;
+  std::unique_ptr<unsigned char[]> memory_;
+  unsigned char* start_;
+};
+
+}  // namespace
+
+void pair_loss(const cpu::PairArgs& given, const Tensor& like) {
+  cpu::PairArgs args = given;
+  const int64_t latents = family_planes(args.family.id) * args.width;
+  const bool per_row = args.reduction == cpu::Reduction::kNone;
+  const size_t workspace = cuda::pair_workspace(args, machine);
+  const Tensor scratch = new_empty(like, {static_cast<int64_t>(workspace) + 16}, ScalarType::Byte);
+  const Guarded value(args.value, (per_row ? args.a.count : 1) * sizeof(float));
+  const Guarded grad_a(args.grad_a, args.a.count * latents * size_of(args.a.dtype));
+  const Guarded grad_b(args.grad_b, args.b.count * latents * size_of(args.b.dtype));
+  const Guarded memory(scratch.mutable_data_ptr(), workspace);
+  args.value = value.data();
+  args.grad_a = grad_a.data();
+  args.grad_b = grad_b.data();
+  const cudaError_t error = cuda::pair_loss(args, machine, memory.data(), nullptr);
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
+  value.finish("the value");
+  grad_a.finish("the gradient of a");
+  grad_b.finish("the gradient of b");
+  memory.finish("the workspace");
+}
+
+}  // namespace bll::binding::device
+
+// For tests, by ctypes.
+extern "C" {
+
+__attribute__((visibility("default"))) void bll_emulator_set(int order, int processors) {
+  bll_emulator::Machine::get().order = order;
+  bll::binding::device::machine.processors = processors;
+}
+
+// Launches, blocks, barriers, shuffles and bytes loaded since the last call.
+__attribute__((visibility("default"))) void bll_emulator_counts(int64_t (&out)[5]) {
+  auto& counts = bll_emulator::Machine::get().counts;
+  out[0] = counts.launches, out[1] = counts.blocks, out[2] = counts.barriers;
+  out[3] = counts.shuffles, out[4] = counts.loaded;
+  counts = {};
+}
+
+}  // extern "C"

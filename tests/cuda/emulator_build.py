@@ -1,0 +1,77 @@
+"""Builds the CUDA sources and their binding for the host, under the emulator.
+
+    python tests/cuda/emulator_build.py [--sanitize]
+
+The library registers the ops of the namespace `bll_emulated` for CPU tensors. It is compiled with
+ninja in build/, and again only where a source changed.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from native_build.environment import find_compiler, find_cuda, find_ninja  # noqa: E402
+from native_build.ninja import command_line, escape  # noqa: E402
+from native_build.targets import (  # noqa: E402
+    CSRC,
+    SHARED_WITH_CUDA,
+    include,
+    sources,
+    torch_needs,
+)
+
+HERE = Path("tests/cuda")
+FLAGS = [
+    *("-std=c++20", "-O1", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast"),
+    *("-fno-math-errno", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"),
+    *("-DBLL_HOST_EMULATOR", "-DBLL_CUDA", "-DBLL_OPS=bll_emulated", "-DBLL_DISPATCH_KEY=CPU"),
+]
+SANITIZE = ["-fsanitize=undefined", "-fno-sanitize-recover=all"]
+
+
+def emulated_sources() -> list[Path]:
+    """The kernels, their doors and their binding, with an emulated device beneath."""
+    shared = [CSRC / "torch" / f"{name}.cpp" for name in SHARED_WITH_CUDA]
+    return [*sources("cuda", "cu"), *sources("cuda"), *shared, HERE / "emulated_device.cpp"]
+
+
+def build(sanitize: bool = False) -> Path:
+    """Compiles what changed and returns the library."""
+    compiler, ninja = find_compiler(), find_ninja()
+    torch = torch_needs("auto")
+    name = "emulator-sanitized" if sanitize else "emulator"
+    folder = Path("build") / f"{name}-{sysconfig.get_config_var('SOABI') or 'unknown'}"
+    extra = SANITIZE if sanitize else []
+    flags = [*FLAGS, *extra, *torch.compile, *include(find_cuda().include)]
+    cxx = command_line([*compiler, *flags, f"-I{CSRC}", f"-I{HERE}"])
+    link = command_line([*extra, "-Wl,--exclude-libs,ALL", *torch.link])
+    lines = [
+        f"builddir = {escape(folder)}",
+        f"rule cxx\n  command = {cxx} -MMD -MF $out.d -x c++ -c $in -o $out",
+        "  depfile = $out.d\n  deps = gcc",
+        f"rule link\n  command = {command_line(compiler)} -shared $in -o $out {link}",
+    ]
+    objects = []
+    for source in emulated_sources():
+        objects.append(escape(folder / f"{'_'.join(source.with_suffix('').parts)}.o"))
+        lines.append(f"build {objects[-1]}: cxx {escape(source)}")
+    library = folder / "emulated.so"
+    lines.append(f"build {escape(library)}: link {' '.join(objects)}")
+    (ROOT / folder).mkdir(parents=True, exist_ok=True)
+    (ROOT / folder / "build.ninja").write_text("\n".join(lines) + "\n")
+    command = [ninja, "-f", str(folder / "build.ninja")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
+    return ROOT / library
+
+
+if __name__ == "__main__":
+    print(build("--sanitize" in sys.argv[1:]))

@@ -1,0 +1,66 @@
+"""What the compiler says of the kernels, for every target: no spills, few enough registers."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from compile_report import FLAGS, TEMPLATES, Row, parse, report
+from emulator_build import CSRC, ROOT, sources
+from toolkit import find_cuda, needs_toolkit
+
+TARGETS = ("sm_80", "sm_90", "sm_100")
+
+#: Most registers a thread may take, by kernel: what its launch bounds leave it.
+REGISTERS = dict.fromkeys(TEMPLATES, 128)
+OTHERS = 40
+
+pytestmark = [needs_toolkit, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return report()
+
+
+def test_every_target_has_every_kernel(rows: list[Row]) -> None:
+    assert {row.target for row in rows} == {*TARGETS}
+    variants = {frozenset(r.variant for r in rows if r.target == target) for target in TARGETS}
+    assert len(variants) == 1
+    assert {row.kernel for row in rows} >= {*TEMPLATES, "sum_all_kernel", "rank_kernel"}
+
+
+def test_no_spills(rows: list[Row]) -> None:
+    for row in rows:
+        assert row.stack == 0 and row.spills == 0, row
+        assert row.registers <= REGISTERS.get(row.kernel, OTHERS), row
+
+
+def test_the_gate_detects(tmp_path: Path) -> None:
+    """A kernel that needs more registers than it may have does not compile, and the table says."""
+    source = tmp_path / "spills.cu"
+    lines = "\n".join(f"  float x{i} = in[{i}] * in[{i + 1}];" for i in range(90))
+    total = " + ".join(f"x{i} * in[{i}]" for i in range(90))
+    source.write_text(
+        "__global__ void __launch_bounds__(1024, 2) spills(volatile float* in, float* out) {\n"
+        f"{lines}\n  out[threadIdx.x] = {total};\n}}\n"
+    )
+    command = [find_cuda().nvcc, *FLAGS, "-c", str(source), "-o", str(tmp_path / "x.o")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "spilled to local memory" in done.stdout + done.stderr
+    spilled = parse(done.stdout + done.stderr)
+    assert spilled and spilled[0].spills > 0
+
+
+def test_sources_compile_alone_and_know_no_torch(tmp_path: Path) -> None:
+    """With the two flags that anybody would give."""
+    source = ROOT / CSRC / "cuda" / "reduce.cu"
+    command = [find_cuda().nvcc, "-std=c++17", f"-I{ROOT / CSRC}", "-c", str(source)]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "x.o")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for path in [*sources("cuda", "cu"), *sources("cuda", "cuh"), *sources("cuda", "h")]:
+        assert "torch" not in (ROOT / path).read_text(), path
