@@ -5,6 +5,7 @@
 
 #include "cpu/names.h"
 #include "numpy/arrays.h"
+#include "numpy/gram.h"
 
 namespace bll::door {
 
@@ -249,6 +250,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("grid_pool_backward", &grid_pool_backward, "Gradient of the map from that of its cells.",
         arg("grad"), arg("x"), arg("kind"), arg("grid"), py::kw_only(),
         arg("channels_last") = false);
+  bind_gram(m, parallel_for);
   m.def("families", [] { return names(cpu::kFamilyNames); }, "Names of the families.");
   m.def("losses", [] { return names(cpu::kLossNames); }, "Names of the pair losses.");
   m.def(
