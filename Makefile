@@ -22,7 +22,7 @@ demo:
 
 test:
 	@python=$$(sh tools/environment.sh test "$(TORCH)") && \
-	sh tools/core_tests.sh && \
+	sh tools/core_tests.sh "$$python" && \
 	BLL_REQUIRE="$$(sh tools/required_backends.sh)" \
 	    "$$python" -m pytest $(if $(SLOW),,-m "not slow") $(ARGS)
 

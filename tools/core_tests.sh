@@ -1,6 +1,11 @@
 #!/bin/sh
 # The C++ tests of the torch-free core, where CMake and a compiler are found.
+#
+#   sh tools/core_tests.sh PYTHON
+#
+# The kernels tested are the very objects that the installation of PYTHON linked, where it did.
 set -eu
+python=${1:?the interpreter that has the project installed}
 cd "$(dirname "$0")/.."
 if ! command -v cmake >/dev/null 2>&1; then
   echo "core tests: not run: cmake was not found (the Python tests cover the same kernels)"
@@ -11,7 +16,9 @@ if [ -z "$(sh tools/required_backends.sh)" ]; then
   exit 0
 fi
 echo "core tests: building"
-cmake -S . -B build/cmake >build/cmake.log 2>&1 &&
+objects=$(pwd)/build/native-$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')
+[ -f "$objects/_core.so" ] || objects=
+cmake -S . -B build/cmake -DBLL_OBJECTS="$objects" >build/cmake.log 2>&1 &&
   cmake --build build/cmake -j 2 >>build/cmake.log 2>&1 ||
   {
     tail -n 40 build/cmake.log

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Prints the backends whose absence is a failure here: those asked for in BLL_REQUIRE; else native
-# where a C++ compiler exists and BLL_BUILD does not leave it out.
+# Prints what must not be missing here, for BLL_REQUIRE: what is asked for there already; else
+# native where a C++ compiler exists and BLL_BUILD does not leave it out, and cuda-compile (the
+# CUDA kernels compiled and emulated, no GPU needed) where nvcc exists too.
 set -eu
 if [ -n "${BLL_REQUIRE:-}" ]; then
   echo "$BLL_REQUIRE"
@@ -11,7 +12,11 @@ fi
 for compiler in "${CXX:-g++}" clang++ c++; do
   # CXX may carry options; its first word is the program.
   if command -v "${compiler%% *}" >/dev/null 2>&1; then
-    echo native
+    if command -v nvcc >/dev/null 2>&1 || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
+      echo native,cuda-compile
+    else
+      echo native
+    fi
     exit 0
   fi
 done

@@ -136,12 +136,12 @@ struct Growth {
   Real rest;    // e^x - 1 - x
 };
 
-// With e^x = p e^r: the sums below are exact in their first terms where p = 1.
+// x = n ln 2 + r and power = 2^n.
 template <class Real>
 BLL_HD Growth<Real> growth_of(Real x, Real r, Real power) {
-  const Real rest = expm1_rest(r), growth = r + rest, less = power - 1;
-  return {power * growth + power, power * growth + less,
-          power * rest + (power * r + (less - x))};
+  const Real rest = expm1_rest(r);
+  const Real growth = power * (r + rest) + (power - 1);
+  return {power * (r + rest) + power, growth, power == 1 ? rest : growth - x};
 }
 
 BLL_HD Growth<float> growth_of(float x) {

@@ -93,7 +93,7 @@ struct GenericBlock {
   const LatentBlock& block;
   int64_t planes, size;
   Evidence<Real> evidence;
-  std::vector<Real> sum, grad_a, grad_b;
+  std::vector<Real> sum, grad_a, grad_b, unused;
   // Of normalised messages A(a + b) - A(b) is the evidence of a under b: the roles change, and the
   // difference mu(a + b) - mu(b) is as accurate as that to a. Holds the (tilted) messages.
   Evidence<Real> swapped;
@@ -114,6 +114,8 @@ struct GenericBlock {
     evidence.tile.size = swapped.tile.size = size;
     evidence.tile.grad_a = grad_a.data();
     evidence.tile.grad_b = swapped.tile.grad_a = grad_b.data();
+    unused.resize(size * planes);
+    swapped.tile.grad_b = unused.data();
     evidence.tile.grad_a_plane = evidence.tile.grad_b_plane = size;
     if (!swaps) return;
     messages.resize(problem.classes * size);

@@ -9,9 +9,9 @@ BLL_HD float from_bfloat16(uint16_t x) { return bits_float(static_cast<uint32_t>
 
 BLL_HD uint16_t to_bfloat16(float x) {
   const uint32_t bits = float_bits(x);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const uint32_t nan = (bits >> 16) | 0x40u;
-  return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+  const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const uint32_t quiet_nan = bits | 0x400000u;
+  return static_cast<uint16_t>((x != x ? quiet_nan : rounded) >> 16);
 }
 
 BLL_HD float from_float16(uint16_t x) {

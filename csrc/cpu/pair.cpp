@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "cpu/api.h"
+#include "cpu/buffer.h"
 #include "cpu/pair_plan.h"
 #include "cpu/tile.h"
 
@@ -29,14 +30,14 @@ int64_t tile_size(int64_t unit) {
 template <class Real>
 struct Buffers {
   int64_t plane;
-  std::vector<Real> a, b, grad_a, grad_b, scratch;
+  Buffer<Real> a, b, grad_a, grad_b, scratch;
 
   Buffers(int64_t tile, int planes, int64_t group)
-      : plane(tile),
-        a(tile * planes),
-        b(tile * planes),
-        grad_a(tile * planes),
-        grad_b(tile * planes),
+      : plane((tile + kLanes - 1) / kLanes * kLanes),
+        a(plane * planes),
+        b(plane * planes),
+        grad_a(plane * planes),
+        grad_b(plane * planes),
         scratch(group) {}
 };
 
@@ -138,7 +139,7 @@ class PairRun {
     tile.group = unit_;
     tile.size = size;
     tile.scale = static_cast<Real>(scale);
-    tile.scratch = buffers.scratch.data();
+    tile.scratch = buffers.scratch.get();
     load(args_.a, row_offset(args_.a, row) + start, size, buffers.a, buffers.plane, tile.a,
          tile.a_plane);
     load(args_.b, row_offset(args_.b, b_row) + start, size, buffers.b, buffers.plane, tile.b,
@@ -166,21 +167,21 @@ class PairRun {
     return value;
   }
 
-  void load(const Rows& rows, int64_t offset, int64_t size, std::vector<Real>& buffer,
+  void load(const Rows& rows, int64_t offset, int64_t size, const Buffer<Real>& buffer,
             int64_t buffer_plane, const Real*& tile, int64_t& plane) const {
     for (int p = 0; p < planes_; ++p) {
       const Real* loaded =
           load_tile(kernels_, advance(rows.data, rows.dtype, offset + p * rows.plane_stride),
-                    rows.dtype, size, buffer.data() + p * buffer_plane);
+                    rows.dtype, size, buffer.get() + p * buffer_plane);
       if (p == 0) tile = loaded;
     }
-    plane = tile == buffer.data() ? buffer_plane : rows.plane_stride;
+    plane = tile == buffer.get() ? buffer_plane : rows.plane_stride;
   }
 
-  void place(void* output, DType dtype, int64_t offset, std::vector<Real>& buffer,
+  void place(void* output, DType dtype, int64_t offset, const Buffer<Real>& buffer,
              int64_t buffer_plane, Real*& tile, int64_t& plane) const {
     const bool direct = output != nullptr && element_size(dtype) == sizeof(Real);
-    tile = direct ? static_cast<Real*>(output) + offset : buffer.data();
+    tile = direct ? static_cast<Real*>(output) + offset : buffer.get();
     plane = direct ? plan_.width : buffer_plane;
   }
 

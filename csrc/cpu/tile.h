@@ -23,11 +23,12 @@ struct Tile {
   Real* scratch;                                         // categorical: `group` numbers
 };
 
-// What a kernel computes of a tile. Stopped losses have no gradient to b, hence no kGradAB*.
+// What is wanted of a tile. A kernel may write more, so every gradient needs its memory. Stopped
+// losses have no gradient to b, hence no kGradAB*.
 enum class Want : int { kValue, kGradA, kGradAValue, kGradAB, kGradABValue };
 inline constexpr int kWantCount = 5;
 
-// Returns the sum of the latents' losses (0 if the value is not wanted).
+// Returns the sum of the latents' losses (any number if the value is not wanted).
 template <class Real>
 using TileKernel = Real (*)(const Tile<Real>& tile);
 

@@ -13,17 +13,18 @@ struct Bernoulli {
 
   Bernoulli(double /*tau*/, double message_tilt) : tilt(static_cast<Real>(message_tilt)) {}
 
-  // What a loop may compute in a sweep of its own: two short sweeps overlap better in a processor
-  // than one long one.
+  // What a loop may compute in a sweep of its own.
   struct Stage {
     Real prior;           // e^-|a|
-    Growth<Real> growth;  // of the message
+    Real message;         // b as seen from a <= 0
+    Growth<Real> growth;  // of it
   };
 
   // Good for latents up to kLargest() only.
-  BLL_HD Stage stage(Real a, Real b) const {
+  BLL_HD static Stage stage(Real a, Real b) {
     constexpr Real bias = sizeof(Real) == 4 ? Real(127) : Real(1023);
-    return {exp_biased(-magnitude(a), bias), growth_of(mirror(b, a))};
+    const Real message = mirror(b, a);
+    return {exp_biased(-magnitude(a), bias), message, growth_of(message)};
   }
 
   // Latents of at most this size() are `Bounded`: their odds, and products of three of them, are
@@ -34,16 +35,21 @@ struct Bernoulli {
     return prior > twice ? prior : twice;
   }
 
-  BLL_HD NaturalPair<Real> pair(Real a, Real b) const { return pair<false>(a, b, stage(a, b)); }
+  BLL_HD NaturalPair<Real> pair(Real a, Real b) const { return pair<false>(a, stage(a, b)); }
 
   // z -> 1 - z maps (a, b) to (-a, -b): work where a <= 0, so that small probabilities stay exact,
   // and map back with mirror(., a).
   template <bool Bounded>
-  BLL_HD NaturalPair<Real> pair(Real a, Real b, const Stage& stage) const {
-    const NaturalPair<Real> near = bounded(a, b, stage);
+  BLL_HD static NaturalPair<Real> pair(Real a, const Stage& stage) {
+    const NaturalPair<Real> near = bounded(a, stage);
     if constexpr (Bounded) return near;
-    const NaturalPair<Real> far = unbounded(a, b);
-    const bool large = size(a, b) > kLargest();
+#if defined(__CUDA_ARCH__)
+    // A branch that is never taken costs less than registers for both.
+    if (size(a, stage.message) > kLargest()) return unbounded(a, stage.message);
+    return near;
+#else
+    const NaturalPair<Real> far = unbounded(a, stage.message);
+    const bool large = size(a, stage.message) > kLargest();
     NaturalPair<Real> out;
     out.kl = large ? far.kl : near.kl;
     out.reverse_kl = large ? far.reverse_kl : near.reverse_kl;
@@ -55,14 +61,15 @@ struct Bernoulli {
     out.kl_slope = large ? far.kl_slope : near.kl_slope;
     out.reverse_kl_slope = large ? far.reverse_kl_slope : near.reverse_kl_slope;
     return out;
+#endif
   }
 
  private:
   // In the odds e = e^a, o = e^r and m = e^b - 1 no difference of nearly equal numbers is left:
   // docs/method.md, "Bernoulli without cancellation".
-  BLL_HD static NaturalPair<Real> bounded(Real prior, Real message, const Stage& stage) {
+  BLL_HD static NaturalPair<Real> bounded(Real prior, const Stage& stage) {
     const bool flipped = prior > 0;
-    const Real a = -magnitude(prior), b = mirror(message, prior);
+    const Real a = -magnitude(prior), b = stage.message;
     const Real e = stage.prior, m = stage.growth.growth;
     const Real h = stage.growth.rest;  // e^b - 1 - b
     const Real g = b * m - h;          // b e^b - (e^b - 1)
@@ -70,8 +77,9 @@ struct Bernoulli {
     const Real pa = 1 + e, pr = pa + em;
     // log(pr / pa) = 2 atanh(s), behind r where the posterior is likely.
     const bool above = pr > pa + pa;
-    const Real top = above ? 1 - e * o : em;
-    const Real sum = pr + pa * (above ? o : Real(1));
+    const Real square = e * o;
+    const Real top = above ? 1 - square : em;
+    const Real sum = pr + (above ? o + square : pa);
     const Real both = pa * pr;
     const Real inverse = 1 / (both * sum);
     const Real product = inverse * sum;
@@ -79,15 +87,15 @@ struct Bernoulli {
     const Real s = top * (inverse * both);
     const Real tail = 2 * atanh_rest(s);
     NaturalPair<Real> out;
-    out.kl = (above ? -(a + b * ir) - 2 * s : e * ir * (g - s * m)) - tail;
-    out.reverse_kl = (above ? (a + b) - b * (e * ia) + 2 * s : e * ia * (h - s * m)) + tail;
-    out.log_evidence = (above ? (flipped ? a : a + b) : (flipped ? -b : Real(0))) + 2 * s + tail;
+    out.kl = (above ? -(a + b * ir) - (s + s) : e * ir * (g - s * m)) - tail;
+    out.reverse_kl = (above ? (a + b) - b * (e * ia) + (s + s) : e * ia * (h - s * m)) + tail;
+    out.log_evidence = (above ? (flipped ? a : a + b) : (flipped ? -b : Real(0))) + (s + s) + tail;
     out.shift = mirror(em * product, prior);
     // The sum above forgets small odds.
     const Real odds = e * stage.growth.factor;
     out.posterior_mean = (flipped ? Real(1) : odds) * ir;
-    out.posterior_response = odds * ir * ir * message;
-    out.prior_response = e * ia * ia * message;
+    out.posterior_response = mirror(odds * ir * ir * b, prior);
+    out.prior_response = mirror(e * ia * ia * b, prior);
     out.kl_slope = mirror(e * (product * ir) * (g + e * (g - m * m)), prior);
     out.reverse_kl_slope = mirror(e * (product * ia) * (pa * h - b * em), prior);
     return out;
@@ -95,9 +103,9 @@ struct Bernoulli {
 
   // Any size, infinities too: plain differences, which are accurate for large messages, and of
   // probabilities below the smallest number where only `a` is large.
-  BLL_HD static NaturalPair<Real> unbounded(Real prior, Real message) {
+  BLL_HD static NaturalPair<Real> unbounded(Real prior, Real b) {
     const bool flipped = prior > 0;
-    const Real a = -magnitude(prior), b = mirror(message, prior), r = a + b;
+    const Real a = -magnitude(prior), r = a + b;
     const bool above = r > 0;
     const Real ea = exp_nonpositive(a), er = exp_nonpositive(-magnitude(r));
     const Real rise = above ? Real(1) : er;  // e^min(r, 0)
@@ -115,8 +123,8 @@ struct Bernoulli {
     out.log_evidence = (above ? r : Real(0)) + log_ratio - (flipped ? b : Real(0));
     out.shift = mirror(shift, prior);
     out.posterior_mean = (flipped ? fall : rise) * ir;
-    out.posterior_response = posterior_variance * message;
-    out.prior_response = prior_variance * message;
+    out.posterior_response = mirror(posterior_variance * b, prior);
+    out.prior_response = mirror(prior_variance * b, prior);
     out.kl_slope = mirror(posterior_variance * b - shift, prior);
     out.reverse_kl_slope = mirror(shift - prior_variance * b, prior);
     return out;

@@ -33,7 +33,8 @@ void check_functions(double tolerance) {
   const auto exp = [](long double x) { return std::exp(x); };
   const auto expm1 = [](long double x) { return std::expm1(x); };
   // Summed, not subtracted: the tail of the series keeps its digits.
-  const auto expm1_rest = [](long double x) {
+  const auto expm1_rest_truth = [](long double x) {
+    if (std::fabs(x) > 2) return std::expm1(x) - x;
     long double term = x * x / 2, sum = 0;
     for (int k = 3; k < 40; ++k) {
       sum += term;
@@ -52,8 +53,26 @@ void check_functions(double tolerance) {
   check_function<Real>(
       "expm1_small", [](Real x) { return expm1_small(x); }, expm1, -0.5, 0.5, 2 * tolerance);
   check_function<Real>(
-      "expm1_rest_ratio", [](Real x) { return x * x * expm1_rest_ratio(x); }, expm1_rest, -1, 1,
+      "expm1_rest", [](Real x) { return expm1_rest(x); }, expm1_rest_truth, -0.5, 0.5,
       2 * tolerance);
+  const double reach = sizeof(Real) == 4 ? 80 : 700;
+  check_function<Real>(
+      "growth_of.factor", [](Real x) { return growth_of(x).factor; }, exp, -reach, reach,
+      2 * tolerance);
+  check_function<Real>(
+      "growth_of.growth", [](Real x) { return growth_of(x).growth; }, expm1, -reach, reach,
+      2 * tolerance);
+  check_function<Real>(
+      "growth_of.growth", [](Real x) { return growth_of(x).growth; }, expm1, -1, 1, 2 * tolerance);
+  check_function<Real>(
+      "growth_of.rest", [](Real x) { return growth_of(x).rest; }, expm1_rest_truth, -reach, reach,
+      8 * tolerance);
+  check_function<Real>(
+      "growth_of.rest", [](Real x) { return growth_of(x).rest; }, expm1_rest_truth, -1, 1,
+      8 * tolerance);
+  check_function<Real>(
+      "expm1_rest_ratio", [](Real x) { return x * x * expm1_rest_ratio(x); }, expm1_rest_truth, -1,
+      1, 2 * tolerance);
   check_function<Real>(
       "atanh", [](Real x) { return x + atanh_rest(x); },
       [](long double x) { return std::atanh(x); }, -1.0 / 3, 1.0 / 3, tolerance);
