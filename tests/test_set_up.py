@@ -131,7 +131,8 @@ def test_a_broken_virtual_environment_is_named(tree):
         ({"BLL_REQUIRE": "native,triton"}, "native,triton"),
         ({"BLL_BUILD": "none"}, ""),
         ({"CXX": "no-such-compiler -O2", "PATH": "EMPTY"}, ""),
-        ({"PATH": "COMPILER"}, "native"),
+        ({"PATH": "COMPILER", "CUDA_HOME": "/nowhere"}, "native"),
+        ({"PATH": "COMPILER", "CUDA_HOME": "TOOLKIT"}, "native,cuda-compile"),
         ({"PATH": "COMPILER", "BLL_BUILD": "none"}, ""),
     ],
 )
@@ -143,6 +144,10 @@ def test_required_backends(tree, tmp_path, variables, expected):
         (tools / name).chmod(0o755)
     if variables.get("PATH") == "COMPILER":
         shutil.copy(tools / "uname", tools / "g++")
+    if variables.get("CUDA_HOME") == "TOOLKIT":
+        (tmp_path / "toolkit" / "bin").mkdir(parents=True)
+        shutil.copy(tools / "uname", tmp_path / "toolkit" / "bin" / "nvcc")
+        variables = {**variables, "CUDA_HOME": str(tmp_path / "toolkit")}
     if "PATH" in variables:
         variables = {**variables, "PATH": str(tools)}
     clean = {k: v for k, v in os.environ.items() if not k.startswith("BLL_") and k != "CXX"}

@@ -72,7 +72,8 @@ sum=$({
   echo "$python $extras ${BLL_BUILD:-auto}"
   "$python" -c 'import sys; print(sys.version)'
   "$python" -m pip --version
-  find pyproject.toml setup.py bll_kernels/_version.py csrc -type f -print | sort | xargs cat
+  find pyproject.toml setup.py bll_kernels/_version.py csrc tools/native_build \
+    -type f ! -name '*.pyc' -print | sort | xargs cat
 } 2>/dev/null | cksum | tr -s ' ' '-')
 stamp=build/environment/$(echo "$extras" | tr ',' '-').stamp
 if [ "$(cat "$stamp" 2>/dev/null)" = "$sum" ] && imports "$python" torch,bll_kernels.ops,bll; then

@@ -19,8 +19,8 @@ int64_t item_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
 bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
-bool aligned(const Rows& rows, int64_t count) {
-  return aligned(rows.data) && (rows.count <= 1 || rows.stride % count == 0) &&
+bool aligned(const Rows& rows, int64_t count, bool flat) {
+  return aligned(rows.data) && (flat || rows.count <= 1 || rows.stride % count == 0) &&
          rows.plane_stride % count == 0;
 }
 
@@ -84,9 +84,10 @@ void plan_table(PairPlan& plan, const PairArgs& args, int count, const Device& d
 PairPlan plan_pair(const PairArgs& args, const Device& device) {
   PairPlan plan{};
   const int vector = static_cast<int>(16 / item_size(args.a.dtype));
-  const bool at_vectors = aligned(args.a, vector) && aligned(args.b, vector) &&
-                          aligned(args.grad_a) && aligned(args.grad_b);
   plan.flat = is_flat(args);
+  const bool at_vectors = aligned(args.a, vector, plan.flat) &&
+                          aligned(args.b, vector, plan.flat) && aligned(args.grad_a) &&
+                          aligned(args.grad_b);
   plan.rows = plan.flat ? 1 : args.a.count;
   plan.width = plan.flat ? args.a.count * args.width : args.width;
   const bool wide = at_vectors && (plan.flat || args.width % vector == 0) && plan.width >= vector;

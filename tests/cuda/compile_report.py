@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
-from native_build.ninja import find_ninja, kernel_logs, plan, run_ninja
+from native_build.environment import find_ninja
+from native_build.ninja import kernel_logs, plan, run_ninja
 from native_build.targets import nvcc_flags, sources
 
 FLAGS = nvcc_flags()

@@ -92,3 +92,30 @@ __attribute__((visibility("default"))) void bll_emulator_counts(int64_t (&out)[5
 }
 
 }  // extern "C"
+
+// The launch table of a pair loss: flat, rows, width, tail, count, lanes, chunks, units, blocks,
+// values per row, two stages, sections, sort chunks, tier, lanes of a group, wide groups.
+extern "C" __attribute__((visibility("default"))) void bll_emulator_plan(
+    int family, int dtype, int64_t rows, int64_t width, int64_t group, int64_t classes, int per_row,
+    int processors, int64_t (&out)[16]) {
+  using namespace bll;
+  alignas(16) static char memory[16];
+  cpu::PairArgs args{};
+  args.family = {static_cast<FamilyId>(family), group, 1, 1};
+  args.loss = Loss::kEvidence;
+  args.reduction = per_row != 0 ? cpu::Reduction::kNone : cpu::Reduction::kSum;
+  args.width = width;
+  const int64_t row = width * family_planes(args.family.id);
+  const int64_t plane = family_planes(args.family.id) > 1 ? width : 0;
+  args.a = {memory, static_cast<cpu::DType>(dtype), rows, row, plane, nullptr};
+  args.b = args.a;
+  args.grad_a = args.grad_b = args.value = memory;
+  static const int64_t label = 0;
+  if (classes > 0) args.labels = &label, args.b.count = classes;
+  const cuda::PairPlan p = cuda::plan_pair(args, {processors});
+  const int64_t numbers[16] = {p.flat,         p.rows,           p.width,         p.tail,
+                               p.layout.count, p.layout.lanes,   p.layout.chunks, p.units,
+                               p.blocks,       p.values_per_row, p.two_stages,    p.sections,
+                               p.sort_chunks,  p.group.tier,     p.group.lanes,   p.group.wide};
+  std::memcpy(out, numbers, sizeof numbers);
+}

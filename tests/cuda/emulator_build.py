@@ -33,7 +33,11 @@ FLAGS = [
     *("-fno-math-errno", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"),
     *("-DBLL_HOST_EMULATOR", "-DBLL_CUDA", "-DBLL_OPS=bll_emulated", "-DBLL_DISPATCH_KEY=CPU"),
 ]
-SANITIZE = ["-fsanitize=undefined", "-fno-sanitize-recover=all"]
+SANITIZE = [
+    *("-fsanitize=undefined", "-fno-sanitize-recover=all"),
+    # The sanitizer's branches mislead these warnings.
+    *("-Wno-maybe-uninitialized", "-Wno-clobbered"),
+]
 
 
 def emulated_sources() -> list[Path]:
