@@ -97,6 +97,7 @@ class Trainer:
             num_classes=data.num_classes,
             family=config.family,
             example=self.train.images[:2],
+            seed=config.seed,
         )
         self.optimizer = torch.optim.Adam(param_groups(self.model, lr=config.lr), fused=True)
         self.history: list[EpochRecord] = []
