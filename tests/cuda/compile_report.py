@@ -15,10 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 from native_build.environment import find_ninja
-from native_build.ninja import kernel_logs, plan, run_ninja
-from native_build.targets import nvcc_flags, sources
+from native_build.ninja import NINJA_DIR, kernel_logs, plan, run_ninja
+from native_build.targets import ROOT, nvcc_flags, sources
 
 FLAGS = nvcc_flags()
+LIBRARY = ROOT / NINJA_DIR / "_C_cuda.so"
 #: Kernels that are compiled in many variants.
 TEMPLATES = ("pair_elements", "pair_table", "pair_groups")
 

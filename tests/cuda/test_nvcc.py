@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from compile_report import FLAGS, TEMPLATES, Row, parse, report
+import torch
+from compile_report import FLAGS, LIBRARY, TEMPLATES, Row, parse, report
 from emulator_build import CSRC, ROOT, sources
 from toolkit import find_cuda, needs_toolkit
 
@@ -35,6 +39,31 @@ def test_no_spills(rows: list[Row]) -> None:
     for row in rows:
         assert row.stack == 0 and row.spills == 0, row
         assert row.registers <= REGISTERS.get(row.kernel, OTHERS), row
+
+
+def test_the_binary_asks_for_stable_symbols_only(rows: list[Row]) -> None:
+    """One binary for every torch with CUDA: no C++ symbol of torch, no CUDA library but by name."""
+    if shutil.which("nm") is None or shutil.which("readelf") is None:
+        pytest.skip("binutils are missing")
+    asked = subprocess.run(["nm", "-D", "-u", LIBRARY], capture_output=True, text=True, check=True)
+    symbols = {line.split()[-1] for line in asked.stdout.splitlines()}
+    of_torch = {name for name in symbols if re.match(r"(aoti_)?torch_", name)}
+    assert "aoti_torch_get_current_cuda_stream" in of_torch
+    system = re.compile(r"@(GLIBC|GLIBCXX|CXXABI|GCC)_|^(_ITM_|__gmon_start__|__cxa_finalize)")
+    assert not {name for name in symbols - of_torch if not system.search(name)}
+    dynamic = subprocess.run(["readelf", "-d", LIBRARY], capture_output=True, text=True, check=True)
+    needed = set(re.findall(r"NEEDED.*\[(.*)\]", dynamic.stdout))
+    assert needed >= {"libtorch_cpu.so", "libtorch_cuda.so"}
+    assert not any("cudart" in name for name in needed)
+    assert "RPATH" not in dynamic.stdout and "RUNPATH" not in dynamic.stdout
+    assert str(ROOT).encode() not in LIBRARY.read_bytes()
+
+
+def test_a_torch_without_cuda_refuses_the_binary(rows: list[Row]) -> None:
+    if torch.version.cuda is not None:
+        pytest.skip("this torch has CUDA")
+    with pytest.raises(OSError, match=r"libtorch_cuda\.so"):
+        ctypes.CDLL(str(LIBRARY))
 
 
 def test_the_gate_detects(tmp_path: Path) -> None:
