@@ -2,17 +2,22 @@
 #   make test                  everything this machine can run, but what is marked slow
 #   make test SLOW=1           with what is marked slow
 #   make TORCH=torch==2.12.0   the torch to install where none is found
+#   make gpu [STAGE=kernels] [OUT=DIR]   on a machine with a GPU: build, test, sanitize, measure; with
+#                              the python and torch that are there, downloading nothing
 
 TORCH ?= torch==2.13.0
 SLOW ?=
 ARGS ?=
+PYTHON ?= python3
+STAGE ?=
+OUT ?= runs/gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint bench clean
+.PHONY: help demo test test-long lint bench gpu clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "targets: demo test test-long lint bench clean"
+	@echo "targets: demo test test-long lint bench gpu clean"
 
 demo:
 	@python=$$(sh tools/environment.sh train "$(TORCH)") && \
@@ -40,6 +45,9 @@ lint:
 
 bench:
 	@python=$$(sh tools/environment.sh test "$(TORCH)") && "$$python" -m pytest bench -k cpu $(ARGS)
+
+gpu:
+	PYTHONPATH=.:python $(PYTHON) -m bench.gpu --out $(OUT) $(if $(STAGE),--stage $(STAGE)) $(ARGS)
 
 clean:
 	rm -rf build dist runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

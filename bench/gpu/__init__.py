@@ -1,0 +1,1 @@
+"""Everything that a machine with a GPU is asked for: ``python -m bench.gpu --out DIR``."""

@@ -1,0 +1,86 @@
+"""One call of every kernel on small tensors, for compute-sanitizer.
+
+python -m bench.gpu.every_kernel native|triton
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+import bll_kernels as bk
+from bll_kernels.families import FORMULAS
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def latents(family: str, rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Parameters of a family."""
+    shape = (rows, 2, width) if FORMULAS[family].planes == 2 else (rows, width)
+    return torch.randn(shape, device="cuda").to(dtype)
+
+
+def pair_calls(family: str, dtype: torch.dtype) -> Iterator[str]:
+    """Dense and by label, aligned and not, every loss."""
+    for width in (64, 333):
+        a, b = (latents(family, 9, width, dtype) for _ in range(2))
+        labels = torch.randint(5, (9,), device="cuda")
+        for stop in (True, False):
+            for direction in ("rho_alpha", "alpha_rho"):
+                bk.posterior_kl_value_and_grad(
+                    a, b, family, stop_posterior=stop, direction=direction, wrt=("a", "b")
+                )
+        bk.evidence_loss_value_and_grad(a, b[:5], family, labels=labels, wrt=("a", "b"))
+        yield f"pair {family} {width} {dtype}"
+
+
+def class_calls(family: str, dtype: torch.dtype) -> Iterator[str]:
+    """Small and larger heads."""
+    for classes in (3, 130):
+        a, table = latents(family, 9, 60, dtype), latents(family, classes, 60, dtype)
+        labels = torch.randint(classes, (9,), device="cuda")
+        bk.class_evidence_loss_value_and_grad(a, table, labels, family, wrt=("a", "table"))
+        yield f"class {family} {classes} {dtype}"
+
+
+def map_calls(dtype: torch.dtype) -> Iterator[str]:
+    """Pooled maps of both layouts."""
+    for layout in (torch.contiguous_format, torch.channels_last):
+        maps = torch.randn(3, 8, 7, 6, device="cuda").to(dtype).to(memory_format=layout)
+        for kind in ("mean", "max", "std"):
+            leaf = maps.detach().requires_grad_()
+            bk.grid_pool(leaf, kind, 2).sum().backward()
+            yield f"pool {kind} {dtype}"
+
+
+def batch_calls(dtype: torch.dtype) -> Iterator[str]:
+    """Losses over pairs of rows, and class means."""
+    x, labels = torch.randn(37, 50, device="cuda").to(dtype), torch.arange(37, device="cuda") % 4
+    bk.gram_loss_value_and_grad(x, labels, num_classes=4)
+    bk.class_means(x, labels, 4)
+    yield f"batch {dtype}"
+
+
+def main(backend: str) -> None:
+    """Calls everything that a backend has kernels for."""
+    for dtype in DTYPES:
+        calls = [call for family in FORMULAS for call in (pair_calls(family, dtype),)]
+        calls += [class_calls(family, dtype) for family in FORMULAS]
+        calls += [map_calls(dtype), batch_calls(dtype)]
+        for call in calls:
+            try:
+                with bk.use_backend(backend):
+                    for name in call:
+                        torch.cuda.synchronize()
+                        print(name, flush=True)
+            except RuntimeError as error:
+                if "has no CUDA kernel" not in str(error):
+                    raise
+                print(f"left out: {error}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

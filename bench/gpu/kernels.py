@@ -1,0 +1,160 @@
+"""Measures every kernel against its peers, the accuracy first."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+import bll_kernels as bk
+from bench.gpu.cases import Case, Form, Inputs, cases
+from bench.gpu.record import Record, device_state
+from bench.gpu.timing import CudaTimer, Timer
+
+
+class NotMeasured(Exception):
+    """Why an entry has no figures."""
+
+
+def copy_rate(timer: Timer, device: str, moved: int) -> float:
+    """Bytes per second, read and written, of a plain copy of the same traffic."""
+    size = max(moved // 2, 4096)
+    pairs = [
+        (torch.randn(size // 4, device=device), torch.empty(size // 4, device=device))
+        for _ in range(timer.sets(2 * size))
+    ]
+    calls = [lambda pair=pair: pair[1].copy_(pair[0]) for pair in pairs]
+    return 2 * size / statistics.median(timer.device(calls))
+
+
+def _time(timer: Timer, form: Form, sets: Sequence[Inputs]) -> dict[str, Any]:
+    rotated: list[Callable[[], object]] = [lambda x=x: form(x) for x in sets]
+    cold = timer.device(rotated)
+    captured = timer.was_captured(rotated)
+    hot = timer.device([rotated[0]] * len(rotated))
+    median = statistics.median(cold)
+    return {
+        "cold_us": 1e6 * median,
+        "cold_spread": (max(cold) - min(cold)) / median,
+        "cold_samples_us": [1e6 * x for x in cold],
+        "hot_us": 1e6 * statistics.median(hot),
+        "host_us": 1e6 * timer.host(rotated[0]),
+        "timed_in": "graph" if captured else "stream",
+    }
+
+
+def _peer(timer: Timer, form: Form, sets: Sequence[Inputs]) -> dict[str, Any]:
+    try:
+        form(sets[0])
+        return _time(timer, form, sets)
+    # A peer that cannot run here is reported as missing, never as beaten.
+    except Exception as error:
+        return {"missing": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+
+
+def measure(
+    case: Case,
+    backend: str,
+    timer: Timer,
+    device: str,
+    peers: Sequence[str],
+    copy: float,
+    slack: float,
+) -> dict[str, Any]:
+    """One entry: error against float64 on fresh inputs, then times."""
+    seed = time.time_ns() % 2**31
+    generator = torch.Generator(device).manual_seed(seed)
+    first = case.make(generator)
+    set_bytes = sum(x.numel() * x.element_size() for x in first)
+    sets = [first, *(case.make(generator) for _ in range(timer.sets(set_bytes) - 1))]
+    with bk.use_backend(backend):
+        error = max(case.error(x, case.ours(x)) for x in sets[:2])
+        ours = _time(timer, case.ours, sets)
+    # Many shapes of one function would exhaust the compiler's cache, and then run uncompiled.
+    torch._dynamo.reset()
+    found = {name: _peer(timer, form, sets) for name, form in case.peers.items() if name in peers}
+    rate = case.moved_bytes / ours["cold_us"] * 1e6
+    return {
+        "backend": backend,
+        "bytes": case.moved_bytes,
+        "copy_gb_s": copy / 1e9,
+        "seed": seed,
+        "error": error,
+        "gate": error <= slack * case.gate,
+        "impossible": isinstance(timer, CudaTimer) and rate > 1.05 * copy,
+        "ours": ours,
+        "peers": found,
+        "device_state": device_state(),
+    }
+
+
+QUICK_PEERS = ("eager", "compile", "distributions", "one graph")
+DRY_PEERS = ("eager", "distributions")
+ALL_PEERS = (*QUICK_PEERS, "compile reduce-overhead", "compile max-autotune-no-cudagraphs")
+
+
+def run(
+    record: Record,
+    timer: Timer,
+    device: str,
+    backends: Sequence[str],
+    *,
+    full: bool,
+    deadline: float,
+    tiny: bool = False,
+) -> str:
+    """Measures what the record does not have yet, until the deadline; returns a note.
+
+    Raises:
+        NotMeasured: an entry failed, missed its accuracy gate, or was impossibly fast.
+    """
+    chosen = [case for case in cases(device, tiny) if full or case.quick]
+    wrong, left = [], 0
+    for case in chosen:
+        copy = 0.0
+        for backend in backends:
+            key = f"{case.name} [{backend}]"
+            if key in record.entries:
+                continue
+            if time.monotonic() > deadline:
+                left += 1
+                continue
+            try:
+                copy = copy or copy_rate(timer, device, case.moved_bytes)
+                names = DRY_PEERS if tiny else ALL_PEERS if full else QUICK_PEERS
+                # Peers do not depend on the backend: measured beside the first.
+                peers = names if backend == backends[0] else ()
+                # A handful of rounded numbers scatters around the error of many.
+                slack = 3.0 if tiny else 1.0
+                entry = measure(case, backend, timer, device, peers, copy, slack)
+                if not entry["gate"] or entry["impossible"]:
+                    wrong.append(key)
+            # A kernel that fails must not hide the others.
+            except Exception as error:
+                entry = {"backend": backend, "failure": f"{type(error).__name__}: {error}"[:300]}
+                wrong.append(key)
+            record.entry(key, entry)
+            record.log(f"  {key}: {summary(entry)}")
+    if wrong:
+        raise NotMeasured(f"{len(wrong)} of {len(chosen)} wrong: {'; '.join(wrong)[:400]}")
+    done = f"{len(chosen)} kernels on {', '.join(backends)}"
+    return f"{done}; {left} left for another run" if left else done
+
+
+def summary(entry: dict[str, Any]) -> str:
+    """One line of the log."""
+    if "failure" in entry:
+        return f"failed: {entry['failure']}"
+    ours = entry["ours"]
+    rate = entry["bytes"] / ours["cold_us"] / 1e3
+    text = f"{ours['cold_us']:.2f} us cold, {ours['hot_us']:.2f} hot, {ours['host_us']:.1f} host, "
+    text += f"{rate:.0f} GB/s = {rate / entry['copy_gb_s']:.0%} of copy, error {entry['error']:.1e}"
+    for name, peer in entry["peers"].items():
+        if "missing" in peer:
+            text += f", {name} missing"
+        else:
+            text += f", {peer['cold_us'] / ours['cold_us']:.2f}x {name}"
+    return text + ("" if entry["gate"] else "  ACCURACY GATE FAILED")

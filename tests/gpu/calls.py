@@ -1,0 +1,99 @@
+"""One call of each kind of kernel on CUDA tensors, as a function of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import bll_kernels as bk
+from bll_kernels.families import FORMULAS
+
+Values = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """``run(*inputs)`` returns a value and gradients."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    run: Callable[..., Values]
+
+
+def _latents(family: str, rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    shape = (rows, 2, width) if FORMULAS[family].planes == 2 else (rows, width)
+    return torch.randn(shape, device="cuda").to(dtype)
+
+
+def pair(family: str, rows: int, width: int, dtype: torch.dtype, labelled: bool) -> Call:
+    """A full KL with both gradients, dense or by label."""
+    a = _latents(family, rows, width, dtype)
+    b = _latents(family, 7 if labelled else rows, width, dtype)
+    labels = torch.randint(7, (rows,), device="cuda")
+
+    def run(a: Tensor, b: Tensor, labels: Tensor) -> Values:
+        value, grads = bk.posterior_kl_value_and_grad(
+            a,
+            b,
+            family,
+            labels=labels if labelled else None,
+            stop_posterior=False,
+            wrt=("a", "b"),
+        )
+        return (value, *grads)
+
+    return Call(f"pair {family} {'by label' if labelled else 'dense'}", (a, b, labels), run)
+
+
+def classes(family: str, rows: int, width: int, dtype: torch.dtype) -> Call:
+    """Class-normalised evidence with both gradients."""
+    a, table = _latents(family, rows, width, dtype), _latents(family, 11, width, dtype)
+    labels = torch.randint(11, (rows,), device="cuda")
+
+    def run(a: Tensor, table: Tensor, labels: Tensor) -> Values:
+        value, grads = bk.class_evidence_loss_value_and_grad(
+            a, table, labels, family, wrt=("a", "table")
+        )
+        return (value, *grads)
+
+    return Call(f"class {family}", (a, table, labels), run)
+
+
+def pooled(kind: str, dtype: torch.dtype, channels_last: bool) -> Call:
+    """The default training form: a pooled map, a Gaussian class loss, the gradient on the map."""
+    maps = torch.randn(9, 16, 7, 7, device="cuda").to(dtype)
+    if channels_last:
+        maps = maps.to(memory_format=torch.channels_last)
+    table = torch.randn(11, 64, device="cuda").to(dtype)
+    labels = torch.randint(11, (9,), device="cuda")
+
+    def run(maps: Tensor, table: Tensor, labels: Tensor) -> Values:
+        value, grads = bk.class_evidence_loss_value_and_grad(
+            maps, table, labels, "gaussian", pool=(kind, 2), wrt=("a", "table")
+        )
+        return (value, *grads)
+
+    return Call(f"pooled {kind}", (maps, table, labels), run)
+
+
+def every_call(backend: str, dtype: torch.dtype = torch.float32) -> list[Call]:
+    """All that a backend has kernels for."""
+    found = [pair(f, 65, 300, dtype, labelled) for f in FORMULAS for labelled in (False, True)]
+    found += [classes(f, 33, 300, dtype) for f in FORMULAS]
+    found += [
+        pooled(kind, dtype, last) for kind in ("mean", "max", "std") for last in (False, True)
+    ]
+    return [call for call in found if _served(call)]
+
+
+def _served(call: Call) -> bool:
+    try:
+        call.run(*call.inputs)
+    except RuntimeError as error:
+        if "has no CUDA kernel" not in str(error):
+            raise
+        return False
+    return True

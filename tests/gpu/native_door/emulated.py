@@ -1,0 +1,54 @@
+"""What the suites of tests/cuda call the emulator, with a GPU behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import pytest
+from on_device import serve
+from torch.library import Library
+
+from bll_kernels.backends import selection
+from bll_kernels.ops import SCHEMAS
+
+ORDERS = (0,)
+SANITIZED = False
+PROCESSORS = 0
+
+
+@cache
+def library() -> Library:
+    """Declares the ops; once per process."""
+    declared = Library("bll_emulated", "DEF")
+    for name, schema in SCHEMAS.items():
+        declared.define(name + schema)
+    serve(declared, "native")
+    return declared
+
+
+@contextmanager
+def emulation(order: int = 0, processors: int = PROCESSORS) -> Iterator[None]:
+    """Serve every call in the block by the GPU, whatever the order."""
+    library()
+    before = selection._forced
+    selection.DEVICES["emulated"] = frozenset({"cpu"})
+    selection._forced = "emulated"
+    try:
+        yield
+    finally:
+        selection._forced = before
+        del selection.DEVICES["emulated"]
+
+
+def counts() -> dict[str, int]:
+    """Nothing is counted on a GPU."""
+    pytest.skip("launches and accesses are counted by the emulator only")
+
+
+@pytest.fixture
+def cuda() -> Iterator[None]:
+    """Serves the public functions by the GPU."""
+    with emulation():
+        yield

@@ -1,0 +1,75 @@
+"""The GPU driver, tried without a GPU: what it files, how it fails, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def drive(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench.gpu", "--out", str(out), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_dry_run_measures_every_kernel(tmp_path: Path) -> None:
+    done = drive(tmp_path, "--dry-run", "--stage", "kernels")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["stages"]["kernels"]["ok"]
+    assert len(found["entries"]) >= 30
+    for name, entry in found["entries"].items():
+        assert entry["gate"], name
+        assert entry["bytes"] > 0
+        assert set(entry["peers"]) >= {"eager"}, name
+        assert all(peer["cold_us"] > 0 for peer in entry["peers"].values()), name
+    table = (tmp_path / "gpu.md").read_text()
+    assert all(name in table for name in found["entries"])
+    assert "passed" in (tmp_path / "gpu.log").read_text()
+
+
+def test_a_failing_stage_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from bench.gpu import stages
+    from bench.gpu.record import Record
+
+    def fails(run: stages.Run) -> str:
+        raise stages.StageFailed("no | luck")
+
+    monkeypatch.setitem(stages.STAGES, "tests", fails)
+    monkeypatch.setitem(stages.STAGES, "kernels", lambda run: "measured")
+    record = Record(tmp_path)
+    run = stages.Run(record, deadline=1e9, full=False, dry=True)
+    assert not stages.run_stage("tests", run)
+    assert stages.run_stage("kernels", run)
+    found = json.loads((tmp_path / "gpu.json").read_text())["stages"]
+    assert found["tests"] == {"ok": False, "seconds": 0.0, "note": "StageFailed: no / luck"}
+    assert found["kernels"]["ok"]
+
+
+def test_a_stage_ends_at_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    import time
+
+    from bench.gpu import stages
+    from bench.gpu.record import Record
+
+    run = stages.Run(Record(tmp_path), deadline=time.monotonic(), full=False, dry=True)
+    with pytest.raises(stages.StageFailed, match="not done after"):
+        stages._execute(run, [sys.executable, "-c", "import time; time.sleep(30)"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
+    done = drive(tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.strip() == "bench.gpu: torch sees no GPU here"
+    assert not (tmp_path / "out").exists()
