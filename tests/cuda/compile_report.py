@@ -49,10 +49,9 @@ def parse(log: str) -> list[Row]:
     for found in pattern.finditer(log):
         shared = re.search(r"(\d+) bytes smem", found["rest"])
         name = found["name"]
-        kernel = next(
-            (known for known in TEMPLATES if f"{len(known)}{known}" in name),
-            re.sub(r"^_ZN.*?\d+([a-z]\w*?_kernel).*", r"\1", name),
-        )
+        plain = re.search(r"\d([a-z][a-z_]*_kernel)E", name)
+        template = next((known for known in TEMPLATES if f"{len(known)}{known}" in name), name)
+        kernel = plain[1] if plain else template
         rows.append(
             Row(
                 kernel,
