@@ -53,4 +53,4 @@ CUDA_FAILURE: Final = _load_cuda()
 _CUDA_DTYPES: Final = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
 #: What that library has kernels for, whether it could be loaded or not: op -> dtypes.
-CUDA_OPS: Final[dict[str, frozenset[torch.dtype]]] = {"pair_loss": _CUDA_DTYPES}
+CUDA_OPS: Final = dict.fromkeys(("pair_loss", "grid_pool"), _CUDA_DTYPES)

@@ -16,6 +16,14 @@ namespace device {
 
 void pair_loss(const cpu::PairArgs& args, const Tensor&) { cpu::pair_loss(args, parallel_for); }
 
+void grid_pool_forward(const cpu::PoolArgs& args, const Tensor&) {
+  cpu::grid_pool_forward(args, parallel_for);
+}
+
+void grid_pool_backward(const cpu::PoolArgs& args, const Tensor&) {
+  cpu::grid_pool_backward(args, parallel_for);
+}
+
 }  // namespace device
 
 }  // namespace bll::binding

@@ -31,5 +31,7 @@ inline constexpr bool kFloat64 = true;
 
 // Runs the kernels on the device of `like`, in the order of its other work.
 void pair_loss(const cpu::PairArgs& args, const torch::stable::Tensor& like);
+void grid_pool_forward(const cpu::PoolArgs& args, const torch::stable::Tensor& like);
+void grid_pool_backward(const cpu::PoolArgs& args, const torch::stable::Tensor& like);
 
 }  // namespace bll::binding::device

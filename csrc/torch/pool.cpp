@@ -1,5 +1,6 @@
 #include <torch/csrc/stable/library.h>
 
+#include "torch/device.h"
 #include "torch/options.h"
 #include "torch/rows.h"
 
@@ -64,25 +65,26 @@ Tensor grid_pool(Tensor x, std::string kind, int64_t grid) {
   cpu::PoolArgs args = map.args(kind, grid);
   Tensor pooled = new_empty(x, pooled_shape(x, grid), accumulate_type(x));
   args.pooled = pooled.mutable_data_ptr();
-  cpu::grid_pool_forward(args, parallel_for);
+  device::grid_pool_forward(args, x);
   return pooled;
 }
 
 Tensor grid_pool_backward(Tensor grad, Tensor x, std::string kind, int64_t grid) {
   const Map map(x);
   check_grid(x, grid);
+  check_device(grad, x, "grad");
   cpu::PoolArgs args = map.args(kind, grid);
   const Tensor upstream = checked_accumulate(grad, x, pooled_shape(x, grid), "grad");
   Tensor grad_map = torch::stable::empty_like(map.tensor);
   args.grad_pooled = upstream.const_data_ptr();
   args.grad_map = grad_map.mutable_data_ptr();
-  cpu::grid_pool_backward(args, parallel_for);
+  device::grid_pool_backward(args, x);
   return grad_map;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(bll_native, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(BLL_OPS, BLL_DISPATCH_KEY, m) {
   m.impl("grid_pool", TORCH_BOX(&grid_pool));
   m.impl("grid_pool_backward", TORCH_BOX(&grid_pool_backward));
 }

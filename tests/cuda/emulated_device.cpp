@@ -4,6 +4,7 @@
 
 #include "cuda/api.h"
 #include "cuda/pair_plan.h"
+#include "cuda/pool.h"
 #include "emulator.h"
 #include "torch/device.h"
 #include "torch/rows.h"
@@ -70,6 +71,30 @@ void pair_loss(const cpu::PairArgs& given, const Tensor& like) {
   value.finish("the value");
   grad_a.finish("the gradient of a");
   grad_b.finish("the gradient of b");
+  memory.finish("the workspace");
+}
+
+void grid_pool_forward(const cpu::PoolArgs& given, const Tensor&) {
+  cpu::PoolArgs args = given;
+  const int64_t cells = args.batch * args.channels * args.grid * args.grid;
+  const Guarded pooled(args.pooled, cells * sizeof(float));
+  args.pooled = pooled.data();
+  const cudaError_t error = cuda::grid_pool_forward(args, nullptr);
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
+  pooled.finish("the pooled map");
+}
+
+void grid_pool_backward(const cpu::PoolArgs& given, const Tensor& like) {
+  cpu::PoolArgs args = given;
+  const int64_t pixels = args.batch * args.channels * args.height * args.width;
+  const size_t workspace = cuda::pool_workspace(args);
+  const Tensor scratch = new_empty(like, {static_cast<int64_t>(workspace) + 16}, ScalarType::Byte);
+  const Guarded grad(args.grad_map, pixels * size_of(args.dtype));
+  const Guarded memory(scratch.mutable_data_ptr(), workspace);
+  args.grad_map = grad.data();
+  const cudaError_t error = cuda::grid_pool_backward(args, memory.data(), nullptr);
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
+  grad.finish("the gradient of the map");
   memory.finish("the workspace");
 }
 

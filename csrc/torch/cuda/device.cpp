@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include "cuda/api.h"
+#include "cuda/pool.h"
 #include "torch/rows.h"
 
 // Declared by torch's headers for CUDA builds of torch only; this library is built with any.
@@ -50,6 +51,17 @@ void pair_loss(const cpu::PairArgs& args, const Tensor& like) {
   const Launch launch(like);
   const Tensor workspace = scratch(like, cuda::pair_workspace(args, launch.device()));
   check(cuda::pair_loss(args, launch.device(), workspace.mutable_data_ptr(), launch.stream()));
+}
+
+void grid_pool_forward(const cpu::PoolArgs& args, const Tensor& like) {
+  const Launch launch(like);
+  check(cuda::grid_pool_forward(args, launch.stream()));
+}
+
+void grid_pool_backward(const cpu::PoolArgs& args, const Tensor& like) {
+  const Launch launch(like);
+  const Tensor workspace = scratch(like, cuda::pool_workspace(args));
+  check(cuda::grid_pool_backward(args, workspace.mutable_data_ptr(), launch.stream()));
 }
 
 }  // namespace bll::binding::device
