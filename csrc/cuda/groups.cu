@@ -1,5 +1,6 @@
 #include "cuda/groups.h"
 #include "cuda/pair_groups.cuh"
+#include "cuda/pair_table.cuh"
 
 namespace bll::cuda {
 

@@ -1,0 +1,103 @@
+// What the kernels of independent latents share: where a thread stands, what it loads, the terms of
+// its latents.
+#pragma once
+
+#include "cuda/access.h"
+#include "cuda/pair.h"
+#include "losses/pair.h"
+
+namespace bll::cuda {
+
+// The part of one unit that one thread has.
+struct Place {
+  int64_t row, column;
+  bool inside;
+};
+
+__device__ __forceinline__ Place place_of(const PairView& v, uint32_t unit, int count) {
+  uint32_t block = unit, chunk = 0;
+  if (v.rows == 1) {
+    block = 0, chunk = unit;
+  } else if (v.chunks > 1) {
+    block = unit / v.chunks, chunk = unit - block * v.chunks;
+  }
+  const int lane = threadIdx.x & (v.lanes - 1);
+  Place place;
+  place.row = int64_t{block} * v.unit_rows + threadIdx.x / v.lanes;
+  place.column = int64_t{chunk} * v.unit_columns + lane * count;
+  place.inside = unit < v.units && place.row < v.rows && place.column < v.width;
+  return place;
+}
+
+// The row of b, or -1 where the label names none.
+__device__ __forceinline__ int64_t message_row(const PairView& v, int64_t row) {
+  if (v.labels == nullptr) return row;
+  const int64_t label = __ldg(v.labels + row);
+  return label >= 0 && label < v.classes ? label : -1;
+}
+
+__device__ __forceinline__ float row_weight(const PairView& v, int64_t row) {
+  return v.weight != nullptr ? __ldg(v.weight + row) : 1.0f;
+}
+
+__device__ __forceinline__ float row_grad(const PairView& v, int64_t row) {
+  return v.grad != nullptr ? v.scale * __ldg(v.grad + row * v.grad_stride) : v.scale;
+}
+
+// Raw latents of one place and what multiplies them.
+template <class Access, int planes>
+struct Item {
+  typename Access::Raw a[planes], b[planes];
+  float weight, factor;
+
+  __device__ __forceinline__ void load(const PairView& v, const Place& place) {
+    const int64_t b_row = message_row(v, place.row);
+#pragma unroll
+    for (int p = 0; p < planes; ++p) {
+      a[p] = Access::load(v.a, v.a_dtype, place.row * v.a_row + p * v.a_plane + place.column);
+      b[p] = b_row < 0
+                 ? Access::nan()
+                 : Access::load(v.b, v.b_dtype, b_row * v.b_row + p * v.b_plane + place.column);
+    }
+    weight = row_weight(v, place.row);
+    factor = weight * row_grad(v, place.row);
+  }
+};
+
+// The sum of the latents' losses; stores the gradients that are wanted.
+template <class Family, Loss L, class Access>
+__device__ __forceinline__ float finish(const Family& family, const PairView& v, const Place& place,
+                                        const Item<Access, Family::kPlanes>& item) {
+  constexpr int planes = Family::kPlanes, count = Access::kCount;
+  float a[planes][count], b[planes][count];
+#pragma unroll
+  for (int p = 0; p < planes; ++p) {
+    Access::unpack(item.a[p], v.a_dtype, a[p]);
+    Access::unpack(item.b[p], v.b_dtype, b[p]);
+  }
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    float one_a[planes], one_b[planes];
+#pragma unroll
+    for (int p = 0; p < planes; ++p) one_a[p] = a[p][i], one_b[p] = b[p][i];
+    const PairTerms<float, planes> terms = pair_terms<L>(family, one_a, one_b);
+    sum += terms.value;
+#pragma unroll
+    for (int p = 0; p < planes; ++p) {
+      a[p][i] = item.factor * terms.a[p];
+      b[p][i] = item.factor * terms.b[p];
+    }
+  }
+  const int64_t at = place.row * planes * v.width + place.column;
+#pragma unroll
+  for (int p = 0; p < planes; ++p) {
+    if (v.grad_a != nullptr) Access::store(v.grad_a, v.a_dtype, at + p * v.width, a[p]);
+    if (kReachesMessage<L> && v.grad_b != nullptr) {
+      Access::store(v.grad_b, v.b_dtype, at + p * v.width, b[p]);
+    }
+  }
+  return sum;
+}
+
+}  // namespace bll::cuda
