@@ -1,0 +1,293 @@
+"""Optimisers whose step is one multi-tensor kernel per block, with little host work around it.
+
+The arithmetic is torch's own fused kernels, so the results are those of `torch.optim` with
+``fused=True`` to the last bit, and states can be exchanged with them. What is saved is the host:
+the lists a kernel takes are built once, step counters stay on the device, and a block can be
+stepped alone, right behind its gradients.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+Params = Iterable[Tensor] | Iterable[dict[str, Any]]
+
+
+class _Lists:
+    """What the kernel of one group takes beside the gradients."""
+
+    def __init__(self, parameters: list[Tensor], states: list[dict[str, Any]]) -> None:
+        self.parameters = parameters
+        self.first = [state["exp_avg"] for state in states if "exp_avg" in state]
+        self.second = [state["exp_avg_sq"] for state in states if "exp_avg_sq" in state]
+        self.momentum = [state["momentum_buffer"] for state in states if "momentum_buffer" in state]
+        # One tensor behind all the counters, so that one operation counts for all.
+        counters = [state["step"] for state in states if "step" in state]
+        self.counters = torch.stack(counters) if counters else torch.empty(0)
+        self.steps = list(self.counters.unbind())
+        for state, step in zip(states, self.steps, strict=False):
+            state["step"] = step
+
+
+class _BlockOptimizer(Optimizer, ABC):
+    """Steps whole groups; a group is a block (`bll.param_groups`)."""
+
+    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+        self._lists: dict[int, _Lists] = {}
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as in `torch.optim.Optimizer`."""
+        super().add_param_group(param_group)
+        self._lists.clear()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, one of the optimiser of the same name in `torch.optim` included."""
+        super().load_state_dict(state_dict)
+        self._lists.clear()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._lists = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Aliases of the state, built again where they are needed.
+        return {k: v for k, v in super().__getstate__().items() if k != "_lists"}
+
+    def _gather(self, index: int) -> tuple[_Lists, list[Tensor]]:
+        parameters = self.param_groups[index]["params"]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        whole = len(gradients) == len(parameters)
+        lists = self._lists.pop(index, None) if not whole else self._lists.get(index)
+        if lists is None or not whole:
+            lists = self._build([p for p in parameters if p.grad is not None], index)
+            if whole:
+                self._lists[index] = lists
+        return lists, gradients
+
+    def _build(self, parameters: list[Tensor], index: int) -> _Lists:
+        for p in parameters:
+            if p.grad is not None and p.grad.layout != torch.strided:
+                raise TypeError(f"gradient: expected a dense tensor, got {p.grad.layout}")
+            if not p.is_floating_point():
+                raise TypeError(f"parameter: expected a floating dtype, got {p.dtype}")
+        for p in parameters:
+            if not self.state[p]:
+                self._start(p, index)
+        return _Lists(parameters, [self.state[p] for p in parameters])
+
+    @abstractmethod
+    def _start(self, parameter: Tensor, index: int) -> None:
+        """Make the state of a parameter."""
+
+    @abstractmethod
+    def _update(
+        self,
+        group: dict[str, Any],
+        lists: _Lists,
+        gradients: list[Tensor],
+        found_inf: Tensor | None,
+    ) -> None:
+        """Launch the kernel."""
+
+    @torch.no_grad()
+    def step_block(
+        self,
+        index: int,
+        *,
+        inverse_scale: Tensor | None = None,
+        found_inf: Tensor | None = None,
+    ) -> None:
+        """Update one block from its gradients.
+
+        Args:
+            index: Group of the block.
+            inverse_scale: 0-dim float32 tensor the gradients are multiplied by first, in place;
+                together with `found_inf`.
+            found_inf: float32 tensor of one element on the block's device, set to 1 where a scaled
+                gradient is not finite, and nothing is then updated, step counters included. It
+                is not reset, so blocks can share one. Nothing is read back to the host.
+
+        Raises:
+            ValueError: only one of `inverse_scale` and `found_inf` is given.
+            TypeError: a gradient is sparse, or a parameter is not of a floating dtype.
+        """
+        if (inverse_scale is None) != (found_inf is None):
+            raise ValueError("inverse_scale, found_inf: expected both or neither")
+        lists, gradients = self._gather(index)
+        if not gradients:
+            return
+        if inverse_scale is not None and found_inf is not None:
+            torch._amp_foreach_non_finite_check_and_unscale_(gradients, found_inf, inverse_scale)
+        self._update(self.param_groups[index], lists, gradients, found_inf)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every block, one kernel each.
+
+        Args:
+            closure: Computes the loss again, with gradients, as in `torch.optim`.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for index in range(len(self.param_groups)):
+            self.step_block(index)
+        return loss
+
+
+class BlockAdam(_BlockOptimizer):
+    """Adam, or AdamW with ``decoupled_weight_decay``; one kernel per block.
+
+    Args:
+        params: Parameters or groups, one group per block (`bll.param_groups`).
+        lr: Learning rate, a number or a 0-dim tensor.
+        betas: Decay rates of the two moments, in [0, 1).
+        eps: Added to the root of the second moment.
+        weight_decay: Factor of the parameter added to its gradient, or, decoupled, of the
+            parameter's own decay.
+        decoupled_weight_decay: AdamW's form of the decay.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
+        _check_range("lr", lr)
+        _check_range("eps", eps)
+        _check_range("weight_decay", weight_decay)
+        for beta in betas:
+            if not 0 <= beta < 1:
+                raise ValueError(f"betas: expected numbers in [0, 1), got {betas}")
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        super().__init__(params, defaults)
+
+    def _start(self, parameter: Tensor, index: int) -> None:
+        state = self.state[parameter]
+        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+
+    def _update(
+        self,
+        group: dict[str, Any],
+        lists: _Lists,
+        gradients: list[Tensor],
+        found_inf: Tensor | None,
+    ) -> None:
+        beta1, beta2 = group["betas"]
+        lists.counters.add_(1)
+        kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        kernel(
+            lists.parameters,
+            gradients,
+            lists.first,
+            lists.second,
+            [],
+            lists.steps,
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+            grad_scale=None,
+            found_inf=found_inf,
+        )
+        if found_inf is not None:
+            lists.counters.sub_(found_inf)
+
+
+class BlockSGD(_BlockOptimizer):
+    """Stochastic gradient descent with momentum; one kernel per block.
+
+    Args:
+        params: Parameters or groups, one group per block (`bll.param_groups`).
+        lr: Learning rate, a number or a 0-dim tensor.
+        momentum: Decay of the velocity, in [0, 1).
+        weight_decay: Factor of the parameter added to its gradient.
+        nesterov: Nesterov's form; needs a momentum.
+
+    Raises:
+        ValueError: a number is out of its range, or `nesterov` without momentum.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        *,
+        nesterov: bool = False,
+    ) -> None:
+        _check_range("lr", lr)
+        _check_range("weight_decay", weight_decay)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum: expected a number in [0, 1), got {momentum}")
+        if nesterov and momentum == 0:
+            raise ValueError("nesterov: needs a momentum above 0")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+        }
+        super().__init__(params, defaults)
+
+    def _start(self, parameter: Tensor, index: int) -> None:
+        # From zero, the velocity of the first step is the gradient: no first step to tell apart.
+        state = self.state[parameter]
+        if self.param_groups[index]["momentum"]:
+            state["momentum_buffer"] = torch.zeros_like(
+                parameter, memory_format=torch.preserve_format
+            )
+
+    def _update(
+        self,
+        group: dict[str, Any],
+        lists: _Lists,
+        gradients: list[Tensor],
+        found_inf: Tensor | None,
+    ) -> None:
+        torch._fused_sgd_(
+            lists.parameters,
+            gradients,
+            lists.momentum,
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=0.0,
+            nesterov=group["nesterov"],
+            maximize=False,
+            is_first_step=False,
+            grad_scale=None,
+            found_inf=found_inf,
+        )
+
+
+def _check_range(name: str, number: float | Tensor) -> None:
+    if not isinstance(number, Tensor) and not number >= 0:
+        raise ValueError(f"{name}: expected a number of at least 0, got {number}")
