@@ -1,4 +1,8 @@
-"""What the compiler says of the kernels, for every target: no spills, few enough registers."""
+"""What the compiler says of the kernels, for every target: no spills, few enough registers.
+
+All of them take minutes, so `make test` compiles small sources only; `make test SLOW=1`, which CI
+runs, builds the whole library.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,7 @@ def rows() -> list[Row]:
     return report()
 
 
+@pytest.mark.slow
 def test_every_target_has_every_kernel(rows: list[Row]) -> None:
     assert {row.target for row in rows} == {*TARGETS}
     variants = {frozenset(r.variant for r in rows if r.target == target) for target in TARGETS}
@@ -35,12 +40,14 @@ def test_every_target_has_every_kernel(rows: list[Row]) -> None:
     assert {row.kernel for row in rows} >= {*TEMPLATES, "sum_all_kernel", "rank_kernel"}
 
 
+@pytest.mark.slow
 def test_no_spills(rows: list[Row]) -> None:
     for row in rows:
         assert row.stack == 0 and row.spills == 0, row
         assert row.registers <= REGISTERS.get(row.kernel, OTHERS), row
 
 
+@pytest.mark.slow
 def test_the_binary_asks_for_stable_symbols_only(rows: list[Row]) -> None:
     """One binary for every torch with CUDA: no C++ symbol of torch, no CUDA library but by name."""
     if shutil.which("nm") is None or shutil.which("readelf") is None:
@@ -59,11 +66,26 @@ def test_the_binary_asks_for_stable_symbols_only(rows: list[Row]) -> None:
     assert str(ROOT).encode() not in LIBRARY.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_torch_without_cuda_refuses_the_binary(rows: list[Row]) -> None:
     if torch.version.cuda is not None:
         pytest.skip("this torch has CUDA")
     with pytest.raises(OSError, match=r"libtorch_cuda\.so"):
         ctypes.CDLL(str(LIBRARY))
+
+
+def test_small_sources_pass_the_gate(tmp_path: Path) -> None:
+    for name in ("reduce", "labels"):
+        source = ROOT / CSRC / "cuda" / f"{name}.cu"
+        command = [find_cuda().nvcc, *FLAGS, f"-I{ROOT / CSRC}", "-c", str(source)]
+        done = subprocess.run(
+            [*command, "-o", str(tmp_path / "x.o")], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        found = parse(done.stdout + done.stderr)
+        assert {row.target for row in found} == {*TARGETS}
+        assert all(row.stack == 0 and row.spills == 0 for row in found)
+        assert all(row.registers <= OTHERS for row in found)
 
 
 def test_the_gate_detects(tmp_path: Path) -> None:
