@@ -1,0 +1,1 @@
+"""Running the blocks of a network: schedules, and what they cost."""
