@@ -1,1 +1,1 @@
-"""Running the blocks of a network: schedules, and what they cost."""
+"""Running the blocks of a network: schedules, what they cost, and an executor for the CPU."""

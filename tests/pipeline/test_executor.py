@@ -1,0 +1,267 @@
+"""The executor on the CPU: the same bits in every mode, and faults that surface once."""
+
+from __future__ import annotations
+
+import copy
+import random
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+import torch
+from tolerance import assert_same_bits
+from torch import Tensor, nn
+
+import bll_kernels as bk
+from bll_kernels.optim import BlockAdam
+from bll_kernels.pipeline.executor import Executor
+
+CLASSES = 5
+
+
+class LocalBlock:
+    """A module with a table of class messages; the last block reads its logits."""
+
+    def __init__(self, name: str, body: nn.Module, width: int, *, last: bool = False) -> None:
+        self.name, self.body, self.last = name, body, last
+        self.reads = frozenset({"output", "label"})
+        self.random = any(isinstance(m, nn.Dropout) for m in body.modules())
+        self.table = nn.Parameter(torch.randn(CLASSES, width) / width**0.5)
+        self.fault: tuple[str, int] | None = None
+        self.calls = {"forward": 0, "loss": 0}
+
+    def parameters(self) -> Sequence[Tensor]:
+        return [*self.body.parameters(), *([] if self.last else [self.table])]
+
+    def _count(self, kind: str) -> None:
+        self.calls[kind] += 1
+        if self.fault == (kind, self.calls[kind]):
+            raise ZeroDivisionError(f"planted in {kind}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._count("forward")
+        return self.body(x)
+
+    def loss_and_grad(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        self._count("loss")
+        if self.last:
+            leaf = output.detach().requires_grad_()
+            value = nn.functional.cross_entropy(leaf, labels)
+            return value, torch.autograd.grad(value, leaf)[0]
+        value, (da, dtable) = bk.class_evidence_loss_value_and_grad(
+            output, self.table.detach(), labels, "gaussian", wrt=("a", "table")
+        )
+        self.table.grad = dtable if self.table.grad is None else self.table.grad + dtable
+        return value, da
+
+
+def network(seed: int, blocks: int, width: int, dropout: float = 0.2) -> list[LocalBlock]:
+    torch.manual_seed(seed)
+    found = []
+    for index in range(blocks):
+        last = index == blocks - 1
+        body = nn.Sequential(nn.Linear(width, CLASSES if last else width))
+        if not last:
+            body.extend([nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout)])
+        found.append(LocalBlock(f"b{index}", body, width, last=last))
+    return found
+
+
+def data(seed: int, batch: int, width: int, count: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (
+            torch.randn(batch, width, generator=generator),
+            torch.randint(CLASSES, (batch,), generator=generator),
+        )
+        for _ in range(count)
+    ]
+
+
+def adam(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    return BlockAdam(parameters, lr=0.01)
+
+
+def everything(executor: Executor) -> list[Tensor]:
+    """Parameters, buffers and optimiser states."""
+    found: list[Tensor] = []
+    for block, optimizer in zip(executor.blocks, executor.optimizers, strict=True):
+        assert isinstance(block, LocalBlock)
+        found += [p.detach() for p in block.parameters()] + list(block.body.buffers())
+        for state in optimizer.state.values():
+            found += [value for value in state.values() if isinstance(value, Tensor)]
+    return found
+
+
+def test_two_hundred_networks_end_with_the_bits_of_sequential() -> None:
+    generator = random.Random(5)
+    for case in range(200):
+        blocks, width = generator.randint(1, 6), generator.choice([4, 9, 16])
+        micro_batches, batches = generator.randint(1, 4), generator.randint(1, 4)
+        batch = micro_batches * generator.randint(2, 5)
+        feed = data(case, batch, width, batches)
+        reference = Executor(network(case, blocks, width), adam, micro_batches=micro_batches)
+        want = [reference.step(x, y) for x, y in feed]
+        other = Executor(
+            network(case, blocks, width),
+            adam,
+            mode="pipelined",
+            depth=generator.randint(1, blocks),
+            micro_batches=micro_batches,
+            slots=generator.randint(1, 3),
+        )
+        got = other.run(feed) if case % 2 else [other.step(x, y) for x, y in feed]
+        for left, right in zip(everything(other), everything(reference), strict=True):
+            assert_same_bits(left, right)
+        for result, truth in zip(got, want, strict=True):
+            assert_same_bits(result.output, truth.output)
+            assert list(result.losses) == list(truth.losses)
+            for name, loss in result.losses.items():
+                assert_same_bits(loss, truth.losses[name])
+
+
+def test_sequential_is_an_ordinary_local_loop() -> None:
+    blocks, twins = network(1, 3, 8, dropout=0.0), network(1, 3, 8, dropout=0.0)
+    executor = Executor(blocks, adam)
+    optimizers = [adam(block.parameters()) for block in twins]
+    for x, y in data(0, 12, 8, 4):
+        result = executor.step(x, y)
+        feature = x
+        for block, optimizer in zip(twins, optimizers, strict=True):
+            output = block.body(feature.detach())
+            if block.last:
+                loss = nn.functional.cross_entropy(output, y)
+            else:
+                loss = bk.class_evidence_loss(output, block.table, y, "gaussian")
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            torch.testing.assert_close(result.losses[block.name], loss.detach())
+            feature = output
+        torch.testing.assert_close(result.output, feature.detach())
+    for left, right in zip(blocks, twins, strict=True):
+        for p, q in zip(left.parameters(), right.parameters(), strict=True):
+            torch.testing.assert_close(p, q)
+
+
+def test_blocks_overlap() -> None:
+    """Sleeping blocks take the time of the pipeline, not of the sum."""
+
+    class Sleeping(LocalBlock):
+        def forward(self, x: Tensor) -> Tensor:
+            time.sleep(0.02)
+            return super().forward(x)
+
+    def seconds(mode: str) -> float:
+        blocks = [Sleeping(f"b{i}", nn.Linear(4, 4), 4) for i in range(4)]
+        executor = Executor(blocks, adam, mode=mode)
+        feed = data(0, 4, 4, 12)
+        start = time.perf_counter()
+        executor.run(feed)
+        return time.perf_counter() - start
+
+    # 48 forwards in turn, or 12 and the filling: 15.
+    assert seconds("pipelined") < 0.6 * seconds("sequential")
+
+
+@pytest.mark.parametrize("mode", ["sequential", "pipelined"])
+def test_a_fault_surfaces_once_and_the_next_step_is_right(mode: str) -> None:
+    generator = random.Random(7)
+    for case in range(150):
+        blocks = network(case, 4, 6)
+        executor = Executor(blocks, adam, mode=mode, micro_batches=2)
+        feed = data(case, 8, 6, 3)
+        kind, index = generator.choice(["forward", "loss"]), generator.randrange(4)
+        at = generator.randint(1, 6)
+        blocks[index].fault = (kind, at)
+        with pytest.raises(ZeroDivisionError, match=f"planted in {kind}") as caught:
+            executor.run(feed)
+        assert caught.value.__notes__ == [f"in block 'b{index}', {kind} of micro-batch {at - 1}"]
+        assert threading.active_count() == 1
+        assert all(p.grad is None for block in blocks for p in block.parameters())
+        blocks[index].fault = None
+        twins = copy.deepcopy(blocks)
+        again = Executor(twins, adam, micro_batches=2)
+        for mine, theirs in zip(executor.optimizers, again.optimizers, strict=True):
+            theirs.load_state_dict(copy.deepcopy(mine.state_dict()))
+        again.batches_done = executor.batches_done
+        executor.step(*feed[0])
+        again.step(*feed[0])
+        for left, right in zip(everything(executor), everything(again), strict=True):
+            assert_same_bits(left, right)
+
+
+def test_random_numbers_of_the_caller_are_left_alone() -> None:
+    executor = Executor(network(0, 3, 6), adam)
+    torch.manual_seed(3)
+    executor.step(*data(0, 4, 6, 1)[0])
+    got = torch.rand(3)
+    torch.manual_seed(3)
+    assert_same_bits(got, torch.rand(3))
+
+
+def test_the_certificate() -> None:
+    executor = Executor(network(0, 2, 6), adam)
+    assert [str(line) for line in executor.certificate] == [
+        "b0: exact (reads its own input, parameters and label, output)",
+        "b1: exact (reads its own input, parameters and label, output)",
+    ]
+    blocks = network(0, 2, 6)
+    blocks[0].reads = frozenset({"output", "downstream"})
+    with pytest.raises(ValueError, match="the loss of 'b0' reads downstream, which other blocks"):
+        Executor(blocks, adam)
+
+
+def test_two_threads_are_refused() -> None:
+    blocks = network(0, 2, 6)
+    entered, leave = threading.Event(), threading.Event()
+    forward = blocks[0].forward
+
+    def slow(x: Tensor) -> Tensor:
+        entered.set()
+        leave.wait(10)
+        return forward(x)
+
+    blocks[0].forward = slow  # type: ignore[method-assign]
+    executor = Executor(blocks, adam)
+    batch = data(0, 4, 6, 1)[0]
+    worker = threading.Thread(target=executor.step, args=batch)
+    worker.start()
+    assert entered.wait(10)
+    with pytest.raises(RuntimeError, match="a step is in progress in another thread"):
+        executor.step(*batch)
+    leave.set()
+    worker.join()
+    executor.step(*batch)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "graph"}, "mode: expected one of sequential, pipelined, got 'graph'"),
+        ({"mode": "pipelined", "depth": 4}, "depth: expected at most 3"),
+        ({"micro_batches": 0}, "micro_batches: expected at least 1"),
+        ({"slots": 0}, "slots: expected at least 1"),
+        ({"threads": 0}, "threads: expected at least 1"),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Executor(network(0, 3, 6), adam, **options)  # type: ignore[arg-type]
+
+
+def test_bad_batches_are_refused_before_any_block_runs() -> None:
+    blocks = network(0, 2, 6)
+    executor = Executor(blocks, adam, micro_batches=3)
+    x, y = data(0, 6, 6, 1)[0]
+    for bad, message in (
+        ((x[:4], y[:4]), "x: expected a batch that divides into 3 parts, got 4"),
+        ((x[:0], y[:0]), "x: expected a batch that divides into 3 parts, got 0"),
+        ((x, y[:3]), "labels: expected 6, one per sample, got 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            executor.step(*bad)
+    assert blocks[0].calls["forward"] == 0
+    with pytest.raises(ValueError, match="blocks: expected one or more of different names"):
+        Executor([], adam)
