@@ -8,6 +8,8 @@
 TORCH ?= torch==2.13.0
 SLOW ?=
 ARGS ?=
+# One process per core; tests that share a build folder stay together.
+WORKERS ?= -n auto --maxprocesses 8 --dist loadgroup
 PYTHON ?= python3
 STAGE ?=
 OUT ?= runs/gpu
@@ -29,14 +31,14 @@ test:
 	@python=$$(sh tools/environment.sh test "$(TORCH)") && \
 	sh tools/core_tests.sh "$$python" && \
 	BLL_REQUIRE="$$(sh tools/required_backends.sh)" \
-	    "$$python" -m pytest $(if $(SLOW),,-m "not slow") $(ARGS)
+	    "$$python" -m pytest $(WORKERS) $(if $(SLOW),,-m "not slow") $(ARGS)
 
 test-long:
 	@mkdir -p runs
 	@python=$$(sh tools/environment.sh test "$(TORCH)") && \
 	{ date -u; git rev-parse HEAD; \
 	  HYPOTHESIS_PROFILE=long BLL_REQUIRE="$$(sh tools/required_backends.sh)" \
-	    "$$python" -m pytest --timeout 7200 $(ARGS) && echo "exit 0" || echo "failed"; } 2>&1 | \
+	    "$$python" -m pytest $(WORKERS) --timeout 7200 $(ARGS) && echo "exit 0" || echo "failed"; } 2>&1 | \
 	tee runs/test-long.log
 	@tail -n 1 runs/test-long.log | grep -qx "exit 0"
 

@@ -16,7 +16,7 @@ from toolkit import needs_toolkit
 FOLDER = Path(__file__).parent
 SUITES = sorted(FOLDER.glob("emulated_*.py"))
 
-pytestmark = [needs_toolkit, pytest.mark.timeout(1800)]
+pytestmark = [needs_toolkit, pytest.mark.timeout(1800), pytest.mark.xdist_group("emulator")]
 
 
 def run_suite(suite: Path, *arguments: str, sanitized: bool = False) -> None:

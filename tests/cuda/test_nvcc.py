@@ -24,7 +24,7 @@ TARGETS = ("sm_80", "sm_90", "sm_100")
 REGISTERS = dict.fromkeys(TEMPLATES, 128)
 OTHERS = 40
 
-pytestmark = [needs_toolkit, pytest.mark.timeout(3600)]
+pytestmark = [needs_toolkit, pytest.mark.timeout(3600), pytest.mark.xdist_group("nvcc")]
 
 
 @pytest.fixture(scope="module")
