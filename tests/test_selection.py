@@ -26,6 +26,23 @@ def test_cuda_tensors(op: str) -> None:
                     assert chosen == ("triton" if triton_usable else "reference")
 
 
+def test_class_losses_on_cuda_by_family_and_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def choice(family: str, classes: int) -> str:
+        return selection.cuda_choice(
+            "class_loss", torch.float32, native_built=True, triton_usable=True, family=family,
+            classes=classes,
+        )  # fmt: skip
+
+    for family in ("gaussian", "gaussian-precision", "bernoulli"):
+        assert choice(family, 1024) == "native" and choice(family, 1025) == "triton"
+    assert choice("categorical", 2) == choice("gaussian-diagonal", 2) == "triton"
+    monkeypatch.setitem(selection.DEVICES, "native", frozenset({"cpu", "cuda"}))
+    monkeypatch.setattr(selection, "_forced", "native")
+    assert bk.backend_for("linear_cross_entropy", device="cuda", classes=1000) == "native"
+    with pytest.raises(RuntimeError, match="no CUDA kernel of class_loss for categorical with 2"):
+        bk.backend_for("class_evidence_loss", device="cuda", family="categorical", classes=2)
+
+
 def test_every_op_is_a_registered_one() -> None:
     assert {*selection.FUNCTIONS.values()} <= {*SCHEMAS}
     assert {*native.CUDA_OPS} <= {*selection.FUNCTIONS.values()}

@@ -53,4 +53,22 @@ CUDA_FAILURE: Final = _load_cuda()
 _CUDA_DTYPES: Final = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
 #: What that library has kernels for, whether it could be loaded or not: op -> dtypes.
-CUDA_OPS: Final = dict.fromkeys(("pair_loss", "grid_pool"), _CUDA_DTYPES)
+CUDA_OPS: Final = dict.fromkeys(("pair_loss", "class_loss", "grid_pool"), _CUDA_DTYPES)
+
+#: Families that its class loss has kernels for, and the most classes of one call.
+CUDA_CLASS_FAMILIES: Final = frozenset({"gaussian", "gaussian-precision", "bernoulli"})
+CUDA_MOST_CLASSES: Final = 1024
+
+
+def cuda_serves(op: str, dtype: torch.dtype, family: str, classes: int) -> bool:
+    """Whether the CUDA library has a kernel for a call; pure, whatever is installed.
+
+    Args:
+        op: op without its suffix.
+        dtype: of the tensors.
+        family: family of a class loss; other ops do not read it.
+        classes: rows of a class loss's table; other ops do not read it.
+    """
+    if dtype not in CUDA_OPS.get(op, ()):
+        return False
+    return op != "class_loss" or (family in CUDA_CLASS_FAMILIES and classes <= CUDA_MOST_CLASSES)

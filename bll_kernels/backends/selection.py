@@ -38,7 +38,15 @@ def available() -> dict[str, str | None]:
     return {"reference": None, "native": native.FAILURE, "triton": triton.unusable()}
 
 
-def cuda_choice(op: str, dtype: torch.dtype, *, native_built: bool, triton_usable: bool) -> str:
+def cuda_choice(
+    op: str,
+    dtype: torch.dtype,
+    *,
+    native_built: bool,
+    triton_usable: bool,
+    family: str = "gaussian",
+    classes: int = 1,
+) -> str:
     """Backend that serves CUDA tensors: a rule until measurements decide per op and size.
 
     Args:
@@ -46,13 +54,17 @@ def cuda_choice(op: str, dtype: torch.dtype, *, native_built: bool, triton_usabl
         dtype: of the tensors.
         native_built: whether the CUDA library is loaded.
         triton_usable: whether Triton can compile for this torch.
+        family: family of a class loss.
+        classes: classes of a class loss.
     """
-    if native_built and dtype in native.CUDA_OPS.get(op, ()):
+    if native_built and native.cuda_serves(op, dtype, family, classes):
         return "native"
     return "triton" if triton_usable and dtype != torch.float64 else "reference"
 
 
-def _check_forced(name: str, device_type: str, dtype: torch.dtype, op: str) -> None:
+def _check_forced(
+    name: str, device_type: str, dtype: torch.dtype, op: str, family: str, classes: int
+) -> None:
     if device_type not in DEVICES[name]:
         raise RuntimeError(
             f"backend {name!r} was requested and does not serve device {device_type!r}"
@@ -62,16 +74,30 @@ def _check_forced(name: str, device_type: str, dtype: torch.dtype, op: str) -> N
         raise RuntimeError(f"backend {name!r} was requested and does not serve torch.float64")
     if on_cuda and dtype not in native.CUDA_OPS.get(op, ()):
         raise RuntimeError(f"backend {name!r} was requested and has no CUDA kernel of {op}")
+    if on_cuda and not native.cuda_serves(op, dtype, family, classes):
+        raise RuntimeError(
+            f"backend {name!r} was requested and has no CUDA kernel of {op} for {family} with "
+            f"{classes} classes"
+        )
 
 
-def select(device_type: str, dtype: torch.dtype, op: str) -> str:
+def select(
+    device_type: str, dtype: torch.dtype, op: str, family: str = "gaussian", classes: int = 1
+) -> str:
     """Backend that serves tensors of a device type and dtype in an op now.
+
+    Args:
+        device_type: of the tensors.
+        dtype: of the tensors.
+        op: op without its suffix.
+        family: family of a class loss; other ops do not ask.
+        classes: classes of a class loss; other ops do not ask.
 
     Raises:
         RuntimeError: a backend was asked for by name and cannot serve the device or dtype.
     """
     if _forced is not None:
-        _check_forced(_forced, device_type, dtype, op)
+        _check_forced(_forced, device_type, dtype, op, family, classes)
         return _forced
     if device_type == "cuda":
         return cuda_choice(
@@ -79,6 +105,8 @@ def select(device_type: str, dtype: torch.dtype, op: str) -> str:
             dtype,
             native_built=native.CUDA_FAILURE is None,
             triton_usable=triton.FAILURE is None,
+            family=family,
+            classes=classes,
         )
     if device_type in DEVICES["native"] and native.FAILURE is None:
         return "native"
@@ -91,6 +119,8 @@ def backend_for(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    family: str = "gaussian",
+    classes: int = 1,
 ) -> str:
     """Name of the backend that a call would use, before the call.
 
@@ -99,6 +129,8 @@ def backend_for(
         tensor: an input whose device and dtype are meant; or give them by
         device: device or device type, default CPU, and
         dtype: floating dtype, default float32.
+        family: family name; on CUDA the backend of a class loss depends on it,
+        classes: and on the number of classes.
 
     Raises:
         ValueError: unknown function, or a dtype that no backend serves.
@@ -113,7 +145,8 @@ def backend_for(
     if dtype is not None and dtype not in FLOAT_DTYPES:
         raise ValueError(f"dtype: expected a floating dtype, got {dtype}")
     device_type = torch.device(device if device is not None else "cpu").type
-    return select(device_type, torch.float32 if dtype is None else dtype, FUNCTIONS[function])
+    chosen = torch.float32 if dtype is None else dtype
+    return select(device_type, chosen, FUNCTIONS[function], family, classes)
 
 
 @contextmanager

@@ -246,5 +246,5 @@ def prepare_class(
     if weight is not None:
         weight = checks.check_weight(weight, batch, a, names.weight)
     options = (*_family_options(family, a), normalize_message, tilt)
-    backend = select(a.device.type, a.dtype, "class_loss")
+    backend = select(a.device.type, a.dtype, "class_loss", family.name, table.shape[0])
     return ClassCall(a, table, labels, bias, weight, backend, options, pooling, given_table)

@@ -16,6 +16,19 @@ namespace device {
 
 void pair_loss(const cpu::PairArgs& args, const Tensor&) { cpu::pair_loss(args, parallel_for); }
 
+void class_loss_forward(const cpu::ClassArgs& args, const Tensor&) {
+  cpu::class_loss_forward(args, parallel_for);
+}
+
+void class_loss_backward(const cpu::ClassArgs& args, const Tensor&) {
+  cpu::class_loss_backward(args, parallel_for);
+}
+
+void class_loss_both(const cpu::ClassArgs& args, const Tensor&) {
+  cpu::class_loss_forward(args, parallel_for);
+  cpu::class_loss_backward(args, parallel_for);
+}
+
 void grid_pool_forward(const cpu::PoolArgs& args, const Tensor&) {
   cpu::grid_pool_forward(args, parallel_for);
 }

@@ -24,13 +24,19 @@ namespace bll::binding::device {
 // rows that no single stride connects are copied.
 inline constexpr bool kHostReads = false;
 inline constexpr bool kFloat64 = false;
+inline constexpr bool kResidual = false;  // whether class_loss_both needs memory for it
 #else
 inline constexpr bool kHostReads = true;
 inline constexpr bool kFloat64 = true;
+inline constexpr bool kResidual = true;
 #endif
 
 // Runs the kernels on the device of `like`, in the order of its other work.
 void pair_loss(const cpu::PairArgs& args, const torch::stable::Tensor& like);
+void class_loss_forward(const cpu::ClassArgs& args, const torch::stable::Tensor& like);
+void class_loss_backward(const cpu::ClassArgs& args, const torch::stable::Tensor& like);
+// Both, with gradients of the value itself; `residual` may be left unwritten.
+void class_loss_both(const cpu::ClassArgs& args, const torch::stable::Tensor& like);
 void grid_pool_forward(const cpu::PoolArgs& args, const torch::stable::Tensor& like);
 void grid_pool_backward(const cpu::PoolArgs& args, const torch::stable::Tensor& like);
 

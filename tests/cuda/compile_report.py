@@ -21,7 +21,10 @@ from native_build.targets import ROOT, nvcc_flags, sources
 FLAGS = nvcc_flags()
 LIBRARY = ROOT / NINJA_DIR / "_C_cuda.so"
 #: Kernels that are compiled in many variants.
-TEMPLATES = ("pair_elements", "pair_table", "pair_groups", "pool_planes", "pool_pixels")
+TEMPLATES = (
+    *("pair_elements", "pair_table", "pair_groups"),
+    *("pool_planes", "pool_pixels", "class_rows", "class_table"),
+)
 
 
 @dataclass(frozen=True)

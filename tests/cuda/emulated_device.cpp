@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "cuda/api.h"
+#include "cuda/classes.h"
 #include "cuda/pair_plan.h"
 #include "cuda/pool.h"
 #include "emulator.h"
@@ -72,6 +73,51 @@ void pair_loss(const cpu::PairArgs& given, const Tensor& like) {
   grad_a.finish("the gradient of a");
   grad_b.finish("the gradient of b");
   memory.finish("the workspace");
+}
+
+namespace {
+
+void class_loss(const cpu::ClassArgs& given, cuda::ClassPass pass, const Tensor& like) {
+  STD_TORCH_CHECK(cuda::serves_classes(given), "class_loss: not served");
+  cpu::ClassArgs args = given;
+  const int64_t rows = args.a.count, classes = args.table.count;
+  const bool per_row = args.reduction == cpu::Reduction::kNone;
+  const size_t workspace = cuda::class_workspace(args, pass, machine);
+  const Tensor scratch = new_empty(like, {static_cast<int64_t>(workspace) + 16}, ScalarType::Byte);
+  const bool reads = pass == cuda::ClassPass::kGradients;
+  const Guarded value(args.value, (per_row ? rows : 1) * sizeof(float));
+  const Guarded residual(reads ? nullptr : args.residual, rows * classes * sizeof(float));
+  const Guarded grad_a(args.grad_a, rows * args.width * size_of(args.a.dtype));
+  const Guarded grad_table(args.grad_table, classes * args.width * size_of(args.table.dtype));
+  const Guarded grad_bias(args.grad_bias, classes * sizeof(float));
+  const Guarded memory(scratch.mutable_data_ptr(), workspace);
+  args.value = value.data();
+  if (!reads) args.residual = residual.data();
+  args.grad_a = grad_a.data();
+  args.grad_table = grad_table.data();
+  args.grad_bias = grad_bias.data();
+  const cudaError_t error = cuda::class_loss(args, pass, machine, memory.data(), nullptr);
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
+  value.finish("the value");
+  residual.finish("the residual");
+  grad_a.finish("the gradient of a");
+  grad_table.finish("the gradient of the table");
+  grad_bias.finish("the gradient of the bias");
+  memory.finish("the workspace");
+}
+
+}  // namespace
+
+void class_loss_forward(const cpu::ClassArgs& args, const Tensor& like) {
+  class_loss(args, cuda::ClassPass::kValue, like);
+}
+
+void class_loss_backward(const cpu::ClassArgs& args, const Tensor& like) {
+  class_loss(args, cuda::ClassPass::kGradients, like);
+}
+
+void class_loss_both(const cpu::ClassArgs& args, const Tensor& like) {
+  class_loss(args, cuda::ClassPass::kBoth, like);
 }
 
 void grid_pool_forward(const cpu::PoolArgs& given, const Tensor&) {

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include "cuda/api.h"
+#include "cuda/classes.h"
 #include "cuda/pool.h"
 #include "torch/rows.h"
 
@@ -51,6 +52,29 @@ void pair_loss(const cpu::PairArgs& args, const Tensor& like) {
   const Launch launch(like);
   const Tensor workspace = scratch(like, cuda::pair_workspace(args, launch.device()));
   check(cuda::pair_loss(args, launch.device(), workspace.mutable_data_ptr(), launch.stream()));
+}
+
+void class_loss(const cpu::ClassArgs& args, cuda::ClassPass pass, const Tensor& like) {
+  STD_TORCH_CHECK(cuda::serves_classes(args),
+                  "class_loss: the CUDA kernels take gaussian, "
+                  "gaussian-precision and bernoulli with at most ",
+                  cuda::kMostClasses, " classes (the triton backend takes the others)");
+  const Launch launch(like);
+  const Tensor workspace = scratch(like, cuda::class_workspace(args, pass, launch.device()));
+  check(
+      cuda::class_loss(args, pass, launch.device(), workspace.mutable_data_ptr(), launch.stream()));
+}
+
+void class_loss_forward(const cpu::ClassArgs& args, const Tensor& like) {
+  class_loss(args, cuda::ClassPass::kValue, like);
+}
+
+void class_loss_backward(const cpu::ClassArgs& args, const Tensor& like) {
+  class_loss(args, cuda::ClassPass::kGradients, like);
+}
+
+void class_loss_both(const cpu::ClassArgs& args, const Tensor& like) {
+  class_loss(args, cuda::ClassPass::kBoth, like);
 }
 
 void grid_pool_forward(const cpu::PoolArgs& args, const Tensor& like) {

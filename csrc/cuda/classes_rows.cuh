@@ -1,0 +1,350 @@
+// One kernel for everything that concerns a row alone: its scores, their softmax, its value and
+// residual, and the gradient to its latents.
+#pragma once
+
+#include "core/special.h"
+#include "cuda/access.h"
+#include "cuda/block.h"
+#include "cuda/classes.h"
+
+namespace bll::cuda {
+
+// Floats of shared memory that the rows' latents are staged in.
+inline constexpr int kStaged = 6144;
+
+struct alignas(16) Quad {
+  float x[4];
+};
+
+// Halves the sums a lane has and doubles the lanes they are of, down to one sum.
+template <int half, int N>
+__device__ __forceinline__ void fold_lanes(float (&x)[N]) {
+  constexpr int step = half * kWarp / N;
+  const bool upper = (threadIdx.x & step) != 0;
+#pragma unroll
+  for (int i = 0; i < half; ++i) {
+    const float kept = upper ? x[i + half] : x[i], sent = upper ? x[i] : x[i + half];
+    x[i] = kept + __shfl_xor_sync(kAllLanes, sent, step);
+  }
+  if constexpr (half > 1) fold_lanes<half / 2>(x);
+}
+
+// x[i] over all lanes, for N sums at once: the lane gets the sum number lane / (32 / N).
+template <int N>
+__device__ __forceinline__ float scattered_sum(float (&x)[N]) {
+  if constexpr (N > 1) fold_lanes<N / 2>(x);
+#pragma unroll
+  for (int step = kWarp / N / 2; step >= 1; step /= 2) {
+    x[0] += __shfl_xor_sync(kAllLanes, x[0], step);
+  }
+  return x[0];
+}
+
+template <class Family, class Access, int R>
+class ClassRows {
+ public:
+  static constexpr int count = Access::kCount, planes = Family::kPlanes;
+  static constexpr int K = Family::classes(count);
+  static constexpr int kTile = kStaged / (4 * planes) / (32 * 8) * (32 * 8);  // columns staged
+  static constexpr int kWarps = kClassThreads / kWarp;
+
+  __device__ __forceinline__ ClassRows(const Family& family, const ClassView& view, float* staged,
+                                       float* scores)
+      : family_(family),
+        v_(view),
+        staged_(staged),
+        scores_(scores),
+        first_(int64_t{blockIdx.x} * R) {}
+
+  // scores[c * R + r]
+  __device__ __forceinline__ void score() const {
+    for (int64_t begin = 0; begin == 0 || begin < v_.width; begin += kTile) {
+      const int64_t left = v_.width - begin;
+      const int size = static_cast<int>(left < kTile ? left : kTile);
+      if (begin > 0) __syncthreads();
+      stage(begin, size);
+      __syncthreads();
+      for (int c = threadIdx.x / kWarp * K; c < v_.classes; c += kWarps * K) {
+        score_classes(c, begin, size);
+      }
+    }
+  }
+
+  // Turns scores into coefficients; the warp `r` has row r. Returns weight * loss.
+  __device__ __forceinline__ float softmax(int r) const {
+    const int lane = threadIdx.x % kWarp, classes = v_.classes;
+    const int64_t row = first_ + r;
+    const int64_t label = __ldg(v_.labels + row);
+    float top = -HUGE_VALF;
+    for (int c = lane; c < classes; c += kWarp) {
+      float& score = scores_[c * R + r];
+      if (v_.bias != nullptr) score += __ldg(v_.bias + c);
+      top = score > top || score != score ? score : top;
+    }
+    for (int step = 1; step < kWarp; step *= 2) {
+      const float other = __shfl_xor_sync(kAllLanes, top, step);
+      top = other > top || other != other ? other : top;
+    }
+    __syncwarp();
+    const bool exists = label >= 0 && label < classes;
+    const float own = exists ? scores_[label * R + r] : bits_float(0x7fc00000u);
+    __syncwarp();
+    float others = 0;
+    for (int c = lane; c < classes; c += kWarp) {
+      float& score = scores_[c * R + r];
+      score = exp_any(score - top);
+      if (c != label) others += score;
+    }
+    others = warp_sum(others);
+    const float all = others + exp_any(own - top);
+    const float weight = v_.weight != nullptr ? __ldg(v_.weight + row) : 1.0f;
+    const float factor = v_.scale * weight / all;
+    for (int c = lane; c < classes; c += kWarp) {
+      float& score = scores_[c * R + r];
+      score = factor * (c == label ? -others : score);
+      if (v_.residual != nullptr) v_.residual[row * classes + c] = score;
+    }
+    const float loss =
+        own == top ? log1p_nonnegative(others) : (top - own) + log1p_nonnegative(all - 1);
+    return weight * loss;
+  }
+
+  // The coefficients from a residual and the upstream gradient.
+  __device__ __forceinline__ void read_residual() const {
+    for (int at = threadIdx.x; at < v_.classes * R; at += kClassThreads) {
+      const int64_t row = first_ + at % R;
+      float coefficient = 0;
+      if (row < v_.rows) {
+        coefficient = __ldg(v_.residual + row * v_.classes + at / R);
+        if (v_.grad != nullptr) coefficient *= __ldg(v_.grad + row * v_.grad_stride);
+      }
+      scores_[at] = coefficient;
+    }
+  }
+
+  // Threads along the columns have some of the classes each where the columns are few.
+  __device__ __forceinline__ void store_gradient() const {
+    int lanes = 1;
+    while (lanes < kClassThreads && int64_t{lanes} * count < v_.width) lanes *= 2;
+    const int lane = threadIdx.x % lanes, slot = threadIdx.x / lanes;
+    const int slots = kClassThreads / lanes;
+    for (int64_t begin = 0; begin < v_.width; begin += int64_t{lanes} * count) {
+      const int64_t column = begin + lane * count;
+      const bool inside = column < v_.width;
+      float prior[R][count];
+      if constexpr (Family::kNeedsPrior) load_rows(column, inside, prior);
+      typename Family::template Gradient<R, count> gradient(family_, prior);
+      if (inside) add_classes(gradient, column, slot, slots);
+      for (int half = slots / 2; half >= 1; half /= 2) {
+        __syncthreads();
+        float* mine = staged_ + ((slot - (slot >= half ? half : 0)) * lanes + lane) * (R * count);
+        if (slot >= half && slot < 2 * half) exchange(mine, gradient, true);
+        __syncthreads();
+        if (slot < half) exchange(mine, gradient, false);
+      }
+      if (slot != 0 || !inside) continue;
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        float out[count];
+#pragma unroll
+        for (int i = 0; i < count; ++i) out[i] = gradient.result(family_, r, i);
+        if (first_ + r < v_.rows) {
+          Access::store(v_.grad_a, v_.a_dtype, (first_ + r) * v_.width + column, out);
+        }
+      }
+    }
+  }
+
+ private:
+  const Family& family_;
+  const ClassView& v_;
+  float* staged_;
+  float* scores_;
+  int64_t first_;
+
+  __device__ __forceinline__ void load_rows(int64_t column, bool inside,
+                                            float (&x)[R][count]) const {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) x[r][i] = 0;
+      if (!inside || first_ + r >= v_.rows) continue;
+      Access::unpack(Access::load(v_.a, v_.a_dtype, (first_ + r) * v_.a_row + column), v_.a_dtype,
+                     x[r]);
+    }
+  }
+
+  // staged[plane][r][column]
+  __device__ __forceinline__ void stage(int64_t begin, int size) const {
+    const int vectors = (size + count - 1) / count;
+    for (int at = threadIdx.x; at < vectors * R; at += kClassThreads) {
+      const int r = at / vectors, column = at % vectors * count;
+      float x[count] = {};
+      if (first_ + r < v_.rows) {
+        const int64_t from = (first_ + r) * v_.a_row + begin + column;
+        Access::unpack(Access::load(v_.a, v_.a_dtype, from), v_.a_dtype, x);
+      }
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        float out[planes];
+        family_.stage(x[i], out);
+#pragma unroll
+        for (int p = 0; p < planes; ++p) staged_[(p * R + r) * kTile + column + i] = out[p];
+      }
+    }
+  }
+
+  __device__ __forceinline__ void read_staged(int column, float (&a)[R][planes][count]) const {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int p = 0; p < planes; ++p) {
+        const float* from = staged_ + (p * R + r) * kTile + column;
+        if constexpr (count == 1) {
+          a[r][p][0] = Family::staged_number(from[0]);
+        } else {
+#pragma unroll
+          for (int q = 0; q < count / 4; ++q) {
+            const Quad quad = reinterpret_cast<const Quad*>(from)[q];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) a[r][p][4 * q + i] = Family::staged_number(quad.x[i]);
+          }
+        }
+      }
+    }
+  }
+
+  // A warp's K classes: lanes along the latents, loads of all classes in flight.
+  __device__ __forceinline__ void score_classes(int c, int64_t begin, int size) const {
+    const int lane = threadIdx.x % kWarp;
+    typename Family::template Scores<R, K, count> sums;
+    for (int column = lane * count; column < size; column += kWarp * count) {
+      typename Access::Raw raw[K];
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        const int64_t label = c + k < v_.classes ? c + k : v_.classes - 1;
+        raw[k] = Access::load(v_.table, v_.table_dtype, label * v_.table_row + begin + column);
+      }
+      float a[R][planes][count];
+      read_staged(column, a);
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        float b[count];
+        Access::unpack(raw[k], v_.table_dtype, b);
+        sums.add(family_, k, a, b, staged_ + column, kTile);
+      }
+    }
+    float values[R * K];
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int k = 0; k < K; ++k) values[r * K + k] = sums.score(family_, r, k);
+    }
+    const float sum = scattered_sum(values);
+    constexpr int share = kWarp / (R * K);
+    const int number = lane / share, label = c + number % K;
+    if (lane % share != 0 || label >= v_.classes) return;
+    float& score = scores_[label * R + number / K];
+    score = begin == 0 ? sum : score + sum;
+  }
+
+  template <class Gradient>
+  __device__ __forceinline__ void add_classes(Gradient& gradient, int64_t column, int slot,
+                                              int slots) const {
+    constexpr int batch = Family::kLoads;
+    for (int c = slot; c < v_.classes; c += slots * batch) {
+      typename Access::Raw raw[batch];
+#pragma unroll
+      for (int u = 0; u < batch; ++u) {
+        const int64_t label = c + u * slots < v_.classes ? c + u * slots : c;
+        raw[u] = Access::load(v_.table, v_.table_dtype, label * v_.table_row + column);
+      }
+#pragma unroll
+      for (int u = 0; u < batch; ++u) {
+        const int label = c + u * slots;
+        float b[count];
+        Access::unpack(raw[u], v_.table_dtype, b);
+        if (label < v_.classes) gradient.add(family_, scores_ + label * R, b);
+      }
+    }
+  }
+
+  template <class Gradient>
+  __device__ __forceinline__ static void exchange(float* memory, Gradient& gradient, bool give) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        float& at = memory[r * count + i];
+        if (give) {
+          at = gradient.sum[r][i];
+        } else {
+          gradient.sum[r][i] += at;
+        }
+      }
+    }
+  }
+};
+
+template <class Family, class Access, int R>
+__global__ void __launch_bounds__(kClassThreads, kClassBlocks)
+    class_rows(const Family family, const ClassView v) {
+  BLL_SHARED(Quad, staged, kStaged / 4);
+  BLL_SHARED(float, scores, kMostClasses* R);
+  BLL_SHARED(float, losses, R);
+  const ClassRows<Family, Access, R> rows(family, v, staged->x, scores);
+  const int64_t first = int64_t{blockIdx.x} * R;
+  if (v.labels != nullptr) {
+    rows.score();
+    __syncthreads();
+    const int r = threadIdx.x / kWarp;
+    if (r < R) {
+      const bool inside = first + r < v.rows;
+      const float loss = inside ? rows.softmax(r) : 0.0f;
+      if (threadIdx.x % kWarp == 0) {
+        losses[r] = loss;
+        if (v.per_row && inside) v.value[first + r] = loss;
+      }
+      // Rows that do not exist still have coefficients to be multiplied.
+      for (int c = threadIdx.x % kWarp; !inside && c < v.classes; c += kWarp) scores[c * R + r] = 0;
+    }
+  } else {
+    rows.read_residual();
+  }
+  __syncthreads();
+  if (v.value != nullptr && !v.per_row && threadIdx.x == 0) {
+    float sum = 0;
+    for (int r = 0; r < R; ++r) sum += losses[r];
+    v.value[blockIdx.x] = v.value_scale * sum;
+  }
+  if (v.grad_a != nullptr) rows.store_gradient();
+}
+
+template <class Family, class Access>
+void launch_class_rows(const FamilyArgs& args, const ClassPlan& plan, const ClassView& view,
+                       cudaStream_t stream) {
+  const Family family(args, view.normalize);
+  const unsigned blocks = static_cast<unsigned>(plan.row_blocks);
+  constexpr int R = Family::rows(Access::kCount);
+  if (plan.many_rows) {
+    BLL_LAUNCH((class_rows<Family, Access, R>), blocks, kClassThreads, stream, family, view);
+  } else {
+    BLL_LAUNCH((class_rows<Family, Access, 1>), blocks, kClassThreads, stream, family, view);
+  }
+}
+
+template <class Family>
+void run_class_rows(const FamilyArgs& family, const ClassPlan& plan, const ClassView& view,
+                    cudaStream_t stream) {
+  if (!plan.wide) return launch_class_rows<Family, Single>(family, plan, view, stream);
+  switch (view.a_dtype) {
+    case DType::kBFloat16:
+      return launch_class_rows<Family, Wide<__nv_bfloat16>>(family, plan, view, stream);
+    case DType::kFloat16:
+      return launch_class_rows<Family, Wide<__half>>(family, plan, view, stream);
+    default:
+      return launch_class_rows<Family, Wide<float>>(family, plan, view, stream);
+  }
+}
+
+}  // namespace bll::cuda
