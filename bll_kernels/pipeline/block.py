@@ -18,12 +18,10 @@ class Block(Protocol):
     Attributes:
         name: Names the block in errors and reports.
         reads: What its loss reads: "output" (its own), "label", "feedback" (its own message).
-        random: Whether its forward draws random numbers, as dropout does.
     """
 
     name: str
     reads: frozenset[str]
-    random: bool
 
     def parameters(self) -> Sequence[Tensor]:
         """Everything the block trains, its message included."""

@@ -24,7 +24,7 @@ MODES: Final = ("sequential", "pipelined")
 OptimizerFactory = Callable[[Sequence[Tensor]], Optimizer]
 Batch = tuple[Tensor, Tensor]
 
-# torch's CPU generator is one for the process: who draws from it holds this.
+# torch's CPU generator is one for the process: a forward that draws from it holds this.
 _GENERATOR = threading.Lock()
 
 
@@ -55,8 +55,9 @@ class Executor:
         micro_batches: Equal parts a batch is cut into; gradients are means over the batch.
         slots: Buffers between two blocks.
         threads: Intra-op threads of a block, in every mode.
-        seed: Of the random numbers of blocks that draw some. They depend on it, the block and the
-            micro-batch only.
+        seed: Of the random numbers of blocks that draw some in their forward, as dropout does.
+            They depend on it, the block and the micro-batch only. Such forwards take turns; a
+            block whose first forward draws none is taken never to draw any.
 
     Raises:
         ValueError: no block, two of one name, an unknown mode, or a number out of its range; or a
@@ -94,6 +95,7 @@ class Executor:
         self.seed = seed
         self.optimizers = [optimizer_factory(block.parameters()) for block in blocks]
         self.batches_done = 0
+        self.draws: list[bool | None] = [None] * len(names)
         self._running = threading.Lock()
 
     def step(self, x: Tensor, labels: Tensor) -> StepResult:
@@ -264,13 +266,17 @@ class _Run:
             self.changed.notify_all()
 
     def _forward(self, block: Block, index: int, micro_batch: int, x: Tensor) -> Tensor:
-        if not block.random:
+        if self.executor.draws[index] is False:
             return block.forward(x)
         count = len(self.executor.blocks)
         done = self.executor.batches_done * self.executor.micro_batches
         with _GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed((self.executor.seed * 1_000_003 + done + micro_batch) * count + index)
-            return block.forward(x)
+            before = torch.get_rng_state()
+            output = block.forward(x)
+            if self.executor.draws[index] is None:
+                self.executor.draws[index] = not torch.equal(before, torch.get_rng_state())
+            return output
 
     def _update(self, index: int) -> None:
         optimizer, count = self.executor.optimizers[index], self.executor.micro_batches

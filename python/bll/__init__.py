@@ -6,6 +6,7 @@ out.loss.backward()
 """
 
 from bll.blocks import Block
+from bll.executor import executor
 from bll.feedback import ClassTable, Message
 from bll.handle import LocalLearning
 from bll.locality import LocalityError
@@ -25,6 +26,7 @@ __all__ = [
     "Message",
     "Rule",
     "__version__",
+    "executor",
     "get_rule",
     "load",
     "param_groups",

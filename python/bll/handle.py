@@ -139,6 +139,18 @@ class LocalLearning(nn.Module):
             return tree_map_only(Tensor, Tensor.clone, output)
         return None
 
+    def block_loss(self, index: int, output: Any, labels: Tensor) -> Tensor:
+        """Return the loss of one block: the rule's, or the last block's cross-entropy.
+
+        Args:
+            index: The block.
+            output: What its module returned.
+            labels: [batch], int64.
+        """
+        if index == len(self.blocks) - 1:
+            return self._cross_entropy(select_logits(output), labels)
+        return self._local_loss(index, output, labels)
+
     def _local_loss(self, index: int, output: Any, labels: Tensor) -> Tensor:
         block = self.blocks[index]
         if block.feature is None:

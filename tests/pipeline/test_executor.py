@@ -26,7 +26,6 @@ class LocalBlock:
     def __init__(self, name: str, body: nn.Module, width: int, *, last: bool = False) -> None:
         self.name, self.body, self.last = name, body, last
         self.reads = frozenset({"output", "label"})
-        self.random = any(isinstance(m, nn.Dropout) for m in body.modules())
         self.table = nn.Parameter(torch.randn(CLASSES, width) / width**0.5)
         self.fault: tuple[str, int] | None = None
         self.calls = {"forward": 0, "loss": 0}
@@ -190,6 +189,12 @@ def test_a_fault_surfaces_once_and_the_next_step_is_right(mode: str) -> None:
         again.step(*feed[0])
         for left, right in zip(everything(executor), everything(again), strict=True):
             assert_same_bits(left, right)
+
+
+def test_which_blocks_draw_is_found_out() -> None:
+    executor = Executor(network(0, 3, 6), adam, mode="pipelined")
+    executor.step(*data(0, 4, 6, 1)[0])
+    assert executor.draws == [True, True, False]
 
 
 def test_random_numbers_of_the_caller_are_left_alone() -> None:

@@ -1,0 +1,131 @@
+"""A wrapped model as blocks for the pipeline executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bll.handle import LocalLearning
+from bll.hooks import check_labels, wrapped_handle
+from bll_kernels.optim import BlockAdam
+from bll_kernels.pipeline.executor import Executor
+
+
+class WrappedBlock:
+    """Some children of a wrapped `nn.Sequential` and their local loss.
+
+    Attributes:
+        name: The block's name, as in `model.bll`.
+        reads: What the model's rule reads.
+    """
+
+    def __init__(self, handle: LocalLearning, index: int, children: list[nn.Module]) -> None:
+        self.handle = handle
+        self.index = index
+        self.children = children
+        self.name = handle.blocks[index].name
+        self.reads = frozenset({"label", "output"}) if self._last else handle.rule.reads
+
+    @property
+    def _last(self) -> bool:
+        return self.index == len(self.handle.blocks) - 1
+
+    def _trained_by_loss(self) -> list[Tensor]:
+        messages = self.handle.messages
+        if self.index >= len(messages):
+            return []
+        return [p for p in messages[self.index].parameters() if p.requires_grad]
+
+    def parameters(self) -> Sequence[Tensor]:
+        """The children's parameters, then the message's."""
+        own = [p for child in self.children for p in child.parameters() if p.requires_grad]
+        return [*own, *self._trained_by_loss()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the children in order."""
+        for child in self.children:
+            x = child(x)
+        return x
+
+    def loss_and_grad(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rule's loss, or the last block's cross-entropy, and its gradient."""
+        own = self._trained_by_loss()
+        with torch.enable_grad():
+            leaf = output.detach().requires_grad_()
+            loss = self.handle.block_loss(self.index, leaf, check_labels(labels))
+            gradient, *others = torch.autograd.grad(loss, [leaf, *own])
+        for parameter, extra in zip(own, others, strict=True):
+            parameter.grad = extra if parameter.grad is None else parameter.grad + extra
+        return loss.detach(), gradient
+
+
+def executor(
+    model: nn.Module,
+    optimizer_factory: Callable[[Sequence[Tensor]], Optimizer] = BlockAdam,
+    *,
+    mode: str = "sequential",
+    depth: int | None = None,
+    micro_batches: int = 1,
+    slots: int = 2,
+    threads: int = 1,
+    seed: int = 0,
+) -> Executor:
+    """Return an executor that trains a wrapped `nn.Sequential` block by block.
+
+    `executor.step(x, labels)` does forward, local losses, backwards and updates; the model is
+    trained in place. Blocks may run at once (mode "pipelined"); the bits are those of mode
+    "sequential" either way.
+
+    Args:
+        model: A wrapped `nn.Sequential`, cut between its children, on the CPU, with known shapes
+            (wrapped with `example`, or run once). Its training mode is left as it is.
+        optimizer_factory: Makes the optimiser of one block from its parameters.
+        mode: "sequential" or "pipelined".
+        depth: Blocks in flight; by default all.
+        micro_batches: Equal parts a batch is cut into.
+        slots: Buffers between two blocks.
+        threads: Intra-op threads of a block.
+        seed: Of the random numbers drawn in forward passes.
+
+    Raises:
+        ValueError: The model is not wrapped or not ready, its rule needs gradients of later
+            blocks, or an option is out of its range.
+        TypeError: The model is no `nn.Sequential`, or is cut inside a child.
+    """
+    handle = wrapped_handle(model)
+    if handle is None:
+        raise ValueError(f"model: expected a wrapped model, got a plain {type(model).__name__}")
+    if not handle.ready:
+        raise ValueError(
+            "model: its blocks are not known yet; give bll.wrap an example, or run one forward pass"
+        )
+    if not isinstance(model, nn.Sequential):
+        raise TypeError(
+            f"model: expected an nn.Sequential, whose blocks can run apart; "
+            f"got {type(model).__name__}"
+        )
+    children = [(name, child) for name, child in model.named_children() if name != "bll"]
+    names = [name for name, _ in children]
+    cuts = [block.cut for block in handle.blocks if block.cut is not None]
+    inside = [cut for cut in cuts if cut not in names]
+    if inside:
+        raise TypeError(f"model: expected cuts between its children, got {inside[0]!r} inside one")
+    ends = [names.index(cut) + 1 for cut in cuts] + [len(children)]
+    starts = [0, *ends[:-1]]
+    blocks = [
+        WrappedBlock(handle, index, [child for _, child in children[start:end]])
+        for index, (start, end) in enumerate(zip(starts, ends, strict=True))
+    ]
+    return Executor(
+        blocks,
+        optimizer_factory,
+        mode=mode,
+        depth=depth,
+        micro_batches=micro_batches,
+        slots=slots,
+        threads=threads,
+        seed=seed,
+    )
