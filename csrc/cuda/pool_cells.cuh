@@ -23,13 +23,14 @@ __device__ __forceinline__ Span cells_at(int position, int size, int grid) {
   return {position * grid / size, ((position + 1) * grid + size - 1) / size};
 }
 
-// What is known of a cell from some of its pixels. `place` counts the cell's pixels row by row.
+// What is known of a cell from some of its pixels; all zero of none. Without constructors, so that
+// shared memory can hold it. `at` counts the cell's pixels row by row.
 template <Pool kind>
 struct Gathered;
 
 template <>
 struct Gathered<Pool::kMean> {
-  float sum = 0;
+  float sum;
 
   __device__ __forceinline__ void add(float x, int) { sum += x; }
   __device__ __forceinline__ void merge(const Gathered& other) { sum += other.sum; }
@@ -44,15 +45,15 @@ struct Gathered<Pool::kMean> {
 // The first of equal maxima; the first NaN, if there is one.
 template <>
 struct Gathered<Pool::kMax> {
-  float best = 0;
-  int place = -1;
+  float best;
+  int place;  // from 1 on
 
-  __device__ __forceinline__ void add(float x, int at) { merge({x, at}); }
+  __device__ __forceinline__ void add(float x, int at) { merge({x, at + 1}); }
   __device__ __forceinline__ void merge(const Gathered& other) {
     const bool nan = best != best, other_nan = other.best != other.best;
     const bool level = nan ? other_nan : best == other.best;
     const bool above = level ? other.place < place : !nan && !(other.best < best);
-    if (other.place >= 0 && (place < 0 || above)) *this = other;
+    if (other.place > 0 && (place == 0 || above)) *this = other;
   }
   __device__ __forceinline__ Gathered from_lane(int step) const {
     const float x = __shfl_xor_sync(kAllLanes, best, step);
@@ -65,7 +66,7 @@ struct Gathered<Pool::kMax> {
 // large sums, and none at all of equal pixels.
 template <>
 struct Gathered<Pool::kStd> {
-  float count = 0, shift = 0, mean = 0, squares = 0;
+  float count, shift, mean, squares;
 
   __device__ __forceinline__ void add(float x, int) {
     if (count == 0) shift = x;
@@ -122,7 +123,7 @@ __device__ __forceinline__ void store_cell(const PoolView& v, int64_t at, int pi
   if (v.pooled != nullptr) {
     v.pooled[at] = result;
   } else if constexpr (kind == Pool::kMax) {
-    v.place[at] = own.place;
+    v.place[at] = own.place - 1;
   } else if constexpr (kind == Pool::kStd) {
     const float others = static_cast<float>(pixels - 1) * result;
     v.shift[at] = own.shift;

@@ -38,7 +38,7 @@ __device__ __forceinline__ void gather_cells(const PoolView& v, const Share& sha
   for (int cell = 0; cell < cells; ++cell) {
     const Span down = cell_span(cell / v.grid, v.height, v.grid);
     const Span across = cell_span(cell % v.grid, v.width, v.grid);
-    Gathered<kind> own[count];
+    Gathered<kind> own[count] = {};
     if (share.inside) gather_cell<kind, Access>(v, share, down, across, own);
 #pragma unroll
     for (int i = 0; i < count; ++i) {

@@ -8,7 +8,7 @@ namespace {
 template <Pool kind>
 __device__ __forceinline__ Gathered<kind> gather(const PoolView& v, int64_t plane, Span down,
                                                  Span across, int lane, int lanes) {
-  Gathered<kind> own;
+  Gathered<kind> own{};
   const int wide = across.size(), pixels = down.size() * wide;
   const int step_down = lanes / wide, step_across = lanes % wide;
   int h = lane / wide, w = lane % wide;
@@ -43,7 +43,7 @@ __device__ __forceinline__ void gather_cells(const PoolView& v, int64_t first, i
     const int cell = static_cast<int>(inside ? unit % cells : 0);
     const Span down = cell_span(cell / v.grid, v.height, v.grid);
     const Span across = cell_span(cell % v.grid, v.width, v.grid);
-    Gathered<kind> own;
+    Gathered<kind> own{};
     if (inside) own = gather<kind>(v, plane, down, across, lane, v.lanes);
     if (v.lanes > kWarp) {
       merge_block(own, warps);

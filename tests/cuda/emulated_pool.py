@@ -12,7 +12,7 @@ from tolerance import assert_same_bits
 import bll_kernels as bk
 from bll_kernels.ops import op
 
-pytestmark = pytest.mark.usefixtures("cuda")
+pytestmark = pytest.mark.usefixtures("poisoned", "cuda")
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_memory = pytest.mark.parametrize("memory", MEMORY)
