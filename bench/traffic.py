@@ -24,6 +24,11 @@ def pair_bytes(elements: int, itemsize: int, *, grad_b: bool, table: bool = Fals
     return units * elements * itemsize
 
 
+def next_units(next_itemsize: int, itemsize: int) -> float:
+    """Units that the next block's input adds to a pair loss: its write alone."""
+    return next_itemsize / itemsize
+
+
 def class_bytes(elements: int, itemsize: int) -> int:
     """Bytes of a class loss with its gradients: a is read in both halves, da is written."""
     return 3 * elements * itemsize

@@ -36,6 +36,8 @@ SCHEMAS: Final = {
     "pair_loss": f"({_PAIR}) -> Tensor",
     "pair_loss_backward": f"(Tensor grad, {_PAIR}, bool need_a, bool need_b) -> (Tensor, Tensor)",
     "pair_loss_value_and_grad": f"({_PAIR}, bool need_a, bool need_b) -> (Tensor, Tensor, Tensor)",
+    "pair_loss_next": f"({_PAIR}, bool need_a, bool need_b, float mix, ScalarType next_dtype) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
     "class_loss": f"({_CLASS}) -> (Tensor, Tensor)",
     "class_loss_backward": f"({_CLASS_BACKWARD}, {_CLASS_NEEDS}) -> (Tensor, Tensor, Tensor)",
     "class_loss_value_and_grad": f"({_CLASS}, {_CLASS_NEEDS}) -> (Tensor, Tensor, Tensor, Tensor)",
@@ -81,6 +83,16 @@ def _fake_pair_loss_value_and_grad(
     tau: float, loss: str, tilt: float, reduction: str, need_a: bool, need_b: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return _fake_value(a, family, reduction), _fake_grad(a, need_a), _fake_grad(b, need_b)
+
+
+def _fake_pair_loss_next(
+    a: Tensor, b: Tensor, labels: Tensor | None, weight: Tensor | None, family: str, group: int,
+    tau: float, loss: str, tilt: float, reduction: str, need_a: bool, need_b: bool, mix: float,
+    next_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    value = _fake_value(a, family, reduction)
+    mean = a.new_empty((*_batch(a, family), a.shape[-1]), dtype=next_dtype)
+    return value, _fake_grad(a, need_a), _fake_grad(b, need_b), mean
 
 
 def _fake_class_loss(
@@ -154,6 +166,7 @@ _FAKES: Final[dict[str, Callable[..., Any]]] = {
     "pair_loss": _fake_pair_loss,
     "pair_loss_backward": _fake_pair_loss_backward,
     "pair_loss_value_and_grad": _fake_pair_loss_value_and_grad,
+    "pair_loss_next": _fake_pair_loss_next,
     "class_loss": _fake_class_loss,
     "class_loss_backward": _fake_class_loss_backward,
     "class_loss_value_and_grad": _fake_class_loss_value_and_grad,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 import torch
@@ -19,6 +20,9 @@ LABEL_GRAMS: Final = ("centered", "equal")
 DIRECTIONS: Final = ("rho_alpha", "alpha_rho")
 FLOAT_DTYPES: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 HALF_DTYPES: Final = (torch.bfloat16, torch.float16)
+NEXT_DTYPES: Final = (*FLOAT_DTYPES, torch.float8_e4m3fn)
+#: Named inputs of the next block, as the weight of the posterior's mean beside alpha's.
+NEXT_INPUTS: Final = MappingProxyType({"alpha": 0.0, "rho": 1.0})
 LABEL_DTYPES: Final = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 #: Losses that hold the posterior rho constant: the message gets no gradient from them.

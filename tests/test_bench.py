@@ -28,6 +28,8 @@ def test_bytes_are_the_passes_over_memory() -> None:
     assert traffic.pair_bytes(10, 4, grad_b=False) == 3 * 40
     assert traffic.pair_bytes(10, 4, grad_b=True) == 4 * 40
     assert traffic.pair_bytes(10, 2, grad_b=True, table=True) == 2 * 20
+    assert traffic.next_units(2, 2) == 1
+    assert traffic.next_units(1, 4) == 0.25
     assert traffic.copy_bytes(10, 2) == 40
     assert traffic.pooled_class_bytes(10, 4) == 80
     assert traffic.linear_class_flops(2, 3, 5) == 180

@@ -40,6 +40,8 @@ def samples() -> list[tuple[str, tuple[Any, ...]]]:
         found.append(("pair_loss", pair))
         found.append(("pair_loss_backward", (grad, *pair, *needs)))
         found.append(("pair_loss_value_and_grad", (*pair, *needs)))
+        following = (0.0, torch.float32), (1.0, dtype), (0.3, torch.bfloat16)
+        found.append(("pair_loss_next", (*pair, *needs, *following[i % 3])))
 
         classes = make_class(family, batch=batch, dtype=dtype)
         bias = torch.randn(4, dtype=accumulate) if i % 2 else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor
 
 import bll_kernels as bk
 from bench import peers as bernoulli
-from bench.traffic import class_bytes, pair_bytes, pooled_class_bytes
+from bench.traffic import class_bytes, next_units, pair_bytes, pooled_class_bytes
 
 Values = tuple[Tensor, ...]
 Inputs = tuple[Tensor, ...]
@@ -96,15 +97,33 @@ def _dense(
     return a.to(dtype), torch.randn(shape, generator=generator, device=device).to(dtype)
 
 
-def _bernoulli(shape: tuple[int, int], dtype: torch.dtype, full: bool, device: str) -> Case:
+def _with_next(form: Form, dtype: torch.dtype) -> Form:
+    """The next block's input as others get it: by one more pass."""
+
+    def both(inputs: Inputs) -> Values:
+        with torch.no_grad():
+            mean = torch.sigmoid(inputs[0] + inputs[1]).to(dtype)
+        return (*form(inputs), mean)
+
+    return both
+
+
+def _bernoulli(
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    full: bool,
+    device: str,
+    following: torch.dtype | None = None,
+) -> Case:
     value = partial(bernoulli.formula, full=full)
     wanted = 2 if full else 1
+    options: dict[str, Any] = {"stop_posterior": not full, "wrt": ("a", "b")[:wanted]}
+    if following is not None:
+        options |= {"next_input": "rho", "next_dtype": following}
 
     def ours(inputs: Inputs) -> Values:
-        value, grads = bk.posterior_kl_value_and_grad(
-            *inputs, "bernoulli", stop_posterior=not full, wrt=("a", "b")[:wanted]
-        )
-        return (value, *grads)
+        value, grads, *mean = bk.posterior_kl_value_and_grad(*inputs, "bernoulli", **options)
+        return (value, *grads, *mean)
 
     fused = torch.compile(bernoulli.one_graph, dynamic=False)
 
@@ -117,14 +136,21 @@ def _bernoulli(shape: tuple[int, int], dtype: torch.dtype, full: bool, device: s
         return bernoulli.distributions(a, b, full)
 
     more = {"distributions": _differentiated(distributions, wanted), "one graph": one_graph}
+    forms = _forms(value, wanted, more)
     kind = "full da db" if full else "stopped da"
     item = torch.empty((), dtype=dtype).element_size()
+    moved = pair_bytes(shape[0] * shape[1], item, grad_b=full)
+    if following is not None:
+        forms = {name: _with_next(form, following) for name, form in forms.items()}
+        kind += f" next {str(following)[6:]}"
+        units = next_units(following.itemsize, item)
+        moved += int(units * shape[0] * shape[1] * item)
     return Case(
         f"bernoulli {kind} {list(shape)} {str(dtype)[6:]}",
         partial(_dense, shape, dtype, device),
         ours,
-        _forms(value, wanted, more),
-        pair_bytes(shape[0] * shape[1], item, grad_b=full),
+        forms,
+        moved,
         GATE[dtype],
         _row_error(value, shape[0], (0, 1)),
         quick=shape[0] * shape[1] >= 1 << 24 or dtype == torch.bfloat16,
@@ -272,6 +298,8 @@ def cases(device: str, tiny: bool) -> list[Case]:
     for dtype in (torch.float32, torch.bfloat16):
         for full in (False, True):
             found.append(_bernoulli((rows(4096), columns(4096)), dtype, full, device))
+        square = (rows(4096), columns(4096))
+        found.append(_bernoulli(square, dtype, True, device, torch.bfloat16))
         found.append(_bernoulli((rows(256), columns(4096) - 1), dtype, False, device))
         found.append(_gaussian((rows(4096), columns(4096)), dtype, device))
         for classes in (10, 1000):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bll_kernels.families import FORMULAS, Formulas, PairTerms
+from bll_kernels.families import FORMULAS, PairTerms
 from bll_kernels.spec import STOPPED_LOSSES, accumulate_dtype
 
+LARGEST_FLOAT8 = torch.finfo(torch.float8_e4m3fn).max
 #: Upper bound on the elements of one [rows, classes, latents] temporary.
 _CHUNK_ELEMENTS = 1 << 22
 
@@ -58,6 +59,14 @@ def _add_rows(rows: Tensor, labels: Tensor, table: Tensor) -> Tensor:
     return out.index_put_((index,), rows, accumulate=True)  # sorts first: no float atomics
 
 
+def _message(
+    b: Tensor, labels: Tensor | None, family: str, tau: float, tilt: float, dtype: torch.dtype
+) -> tuple[Tensor, float, float]:
+    """Parameters of every row's tilted message, its tau, and d b'/d b."""
+    message = (b if labels is None else _gather(b, labels)).to(dtype)
+    return FORMULAS[family].tilt_message(message, tau, tilt)
+
+
 def _pair_terms(
     a: Tensor,
     b: Tensor,
@@ -70,10 +79,8 @@ def _pair_terms(
 ) -> tuple[PairTerms, float]:
     """Terms of every row in the accumulate dtype, and d b'/d b of the tilted message."""
     dtype = accumulate_dtype(a.dtype)
-    formulas: Formulas = FORMULAS[family]
-    message = (b if labels is None else _gather(b, labels)).to(dtype)
-    message, tau, slope = formulas.tilt_message(message, tau, tilt)
-    return formulas.pair(a.to(dtype), message, loss, group=group, tau=tau), slope
+    message, tau, slope = _message(b, labels, family, tau, tilt, dtype)
+    return FORMULAS[family].pair(a.to(dtype), message, loss, group=group, tau=tau), slope
 
 
 def pair_loss_value_and_grad(
@@ -143,6 +150,38 @@ def pair_loss_backward(
     return pair_loss_value_and_grad(
         a, b, labels, weight, family, group, tau, loss, tilt, reduction, need_a, need_b, grad
     )[1:]
+
+
+def pair_loss_next(
+    a: Tensor,
+    b: Tensor,
+    labels: Tensor | None,
+    weight: Tensor | None,
+    family: str,
+    group: int,
+    tau: float,
+    loss: str,
+    tilt: float,
+    reduction: str,
+    need_a: bool,
+    need_b: bool,
+    mix: float,
+    next_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Value, gradients, and the mean of alpha, of rho (`mix` = 1) or in between."""
+    terms = pair_loss_value_and_grad(
+        a, b, labels, weight, family, group, tau, loss, tilt, reduction, need_a, need_b
+    )
+    dtype = accumulate_dtype(a.dtype)
+    message, tau, _ = _message(b, labels, family, tau, tilt, dtype)
+    alpha, rho = FORMULAS[family].means(a.to(dtype), message, group=group, tau=tau)
+    only = {0.0: alpha, 1.0: rho}
+    mean = only[mix] if mix in only else (1 - mix) * alpha + mix * rho
+    if next_dtype == torch.float8_e4m3fn:
+        # It has no infinity; whether its largest number stands in differs between torch versions.
+        mean = mean.clamp(-LARGEST_FLOAT8, LARGEST_FLOAT8)
+    # Of its own memory and dense, where mean is a view of `a`.
+    return (*terms, torch.empty(mean.shape, dtype=next_dtype, device=a.device).copy_(mean))
 
 
 def _class_chunks(a: Tensor, table: Tensor) -> list[slice]:

@@ -70,6 +70,10 @@ class Formulas(Protocol):
         """Value and gradients of `loss`; `a` and `b` broadcast against each other."""
         ...
 
+    def means(self, a: Tensor, b: Tensor, *, group: int, tau: float) -> tuple[Tensor, Tensor]:
+        """Means of alpha and of the posterior rho, one number per latent."""
+        ...
+
     def message_log_norm(self, b: Tensor, *, group: int) -> LogNorm | None:
         """A(b) and mu(b), or None where messages are densities over z already."""
         ...

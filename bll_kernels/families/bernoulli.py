@@ -79,6 +79,10 @@ class Bernoulli(NaturalMessage):
             grad_a, grad_b = -shift, -torch.sigmoid(r)
         return PairTerms(value.sum(-1), grad_a, grad_b)
 
+    def means(self, a: Tensor, b: Tensor, *, group: int, tau: float) -> tuple[Tensor, Tensor]:
+        """Probabilities of z = 1."""
+        return torch.sigmoid(a), torch.sigmoid(a + b)
+
     def message_log_norm(self, b: Tensor, *, group: int) -> LogNorm:
         """softplus(b) and sigmoid(b)."""
         return LogNorm(torch.logaddexp(b, torch.zeros_like(b)).sum(-1), torch.sigmoid(b))

@@ -9,7 +9,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from bll_kernels.families.special_triton import atanh_rest, exp_nonpositive, expm1_small
+from bll_kernels.families.special_triton import (
+    atanh_rest,
+    blend,
+    exp_nonpositive,
+    expm1_small,
+)
 
 
 def options(tau: float, tilt: float, loss: str) -> tuple[float, float, float]:
@@ -106,3 +111,15 @@ def terms(a, b, tilt, unused1, unused2, LOSS: tl.constexpr):
             grad_a = tl.where(tl.abs(b) < 1.0, near, shift - prior_variance * b)
             grad_b = tl.where(flipped, -shift, shift)
     return value, tl.where(flipped, -grad_a, grad_a), tilt * grad_b
+
+
+@triton.jit
+def _mean(x):
+    e = exp_nonpositive(-tl.abs(x))
+    return tl.where(x > 0.0, 1.0, e) * (1.0 / (1.0 + e))
+
+
+@triton.jit
+def next_mean(a, b, tilt, unused1, unused2, mix):
+    """Mean of alpha and of rho, mixed."""
+    return blend(_mean(a), _mean(a + tilt * b), mix)

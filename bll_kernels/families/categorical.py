@@ -95,6 +95,16 @@ class Categorical(NaturalMessage):
             value = value - (anchor + centre)
         return PairTerms(value, grad_a, grad_b)
 
+    def means(self, a: Tensor, b: Tensor, *, group: int, tau: float) -> tuple[Tensor, Tensor]:
+        """Probabilities of every element of a group."""
+        if a.numel() == 0:
+            return a, a
+        logits, messages = a.unflatten(-1, (-1, group)), b.unflatten(-1, (-1, group))
+        # Counted from one element, so that large messages that differ little keep their digits.
+        likeliest = logits.argmax(-1, keepdim=True)
+        posterior = logits + (messages - messages.gather(-1, likeliest))
+        return torch.softmax(logits, -1).flatten(-2), torch.softmax(posterior, -1).flatten(-2)
+
     def message_log_norm(self, b: Tensor, *, group: int) -> LogNorm:
         """logsumexp and softmax per group."""
         if b.shape[-1] == 0:

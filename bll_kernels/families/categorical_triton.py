@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from bll_kernels.families.special_triton import (
+    blend,
     exp_any,
     expm1_rest_ratio,
     expm1_small,
@@ -106,6 +107,18 @@ def group_terms(
         grad_a = tl.where(direct, rho - p - weighted(p, c), q * (rest - excess - c * excess))
         grad_b = tl.where(direct, rho - p, q * (x - excess))
     return grad_a, tilt * grad_b
+
+
+@triton.jit
+def group_next(
+    a, b, tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, mix
+):  # fmt: skip
+    """Probabilities under alpha and rho of one element, mixed."""
+    direct = inverse_zr != 0.0
+    message = tilt * (b - anchor)
+    tilted = exp_any(a - max_a + (message - centre)) * (inverse_z / (1.0 + first))
+    rho = tl.where(direct, exp_any(a + message - first) * inverse_zr, tilted)
+    return blend(exp_any(a - max_a) * inverse_z, rho, mix)
 
 
 @triton.jit

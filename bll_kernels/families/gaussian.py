@@ -28,6 +28,10 @@ class Gaussian(NaturalMessage):
         full = loss in ("kl_full", "reverse_kl_full")
         return PairTerms(value, torch.zeros_like(b) if full else -b, b)
 
+    def means(self, a: Tensor, b: Tensor, *, group: int, tau: float) -> tuple[Tensor, Tensor]:
+        """A message moves the mean by itself."""
+        return a, a + b
+
     def message_log_norm(self, b: Tensor, *, group: int) -> LogNorm:
         """b^2 / 2 and b."""
         return LogNorm((0.5 * b * b).sum(-1), b)

@@ -64,6 +64,11 @@ class GaussianDiagonal:
         value = 0.5 * value.sum(-1)
         return PairTerms(value, torch.stack(grad_a, dim=-2), torch.stack(grad_b, dim=-2))
 
+    def means(self, a: Tensor, b: Tensor, *, group: int, tau: float) -> tuple[Tensor, Tensor]:
+        """Means without their log-variances, [..., D]."""
+        (mean_a, log_var_a), (mean_b, log_var_b) = a.unbind(-2), b.unbind(-2)
+        return mean_a, mean_a + torch.sigmoid(log_var_a - log_var_b) * (mean_b - mean_a)
+
     def message_log_norm(self, b: Tensor, *, group: int) -> None:
         """The message is normalised already."""
 

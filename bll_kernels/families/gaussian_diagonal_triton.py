@@ -10,7 +10,7 @@ import math
 import triton
 import triton.language as tl
 
-from bll_kernels.families.special_triton import atanh_rest, exp_any, exp_nonpositive
+from bll_kernels.families.special_triton import atanh_rest, blend, exp_any, exp_nonpositive
 
 
 def options(tau: float, tilt: float, loss: str) -> tuple[float, float, float]:
@@ -61,3 +61,12 @@ def terms(mean_a, sa, mean_b, sb, log_tilt, unused1, unused2, LOSS: tl.constexpr
             mean = k * precision * d
             grad_sb = -(k * ratio + spread * (1.0 + rest)) * 0.5
             return value, -mean, k * (ratio + w) * 0.5, mean, grad_sb
+
+
+@triton.jit
+def next_mean(mean_a, sa, mean_b, sb, log_tilt, unused1, unused2, mix):
+    """Mean of alpha and of rho, mixed."""
+    z = sa - (sb - log_tilt)
+    e = exp_nonpositive(-tl.abs(z))
+    k = tl.where(z > 0.0, 1.0, e) * (1.0 / (1.0 + e))
+    return blend(mean_a, mean_a + k * (mean_b - mean_a), mix)

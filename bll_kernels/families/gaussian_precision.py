@@ -40,6 +40,10 @@ class GaussianPrecision:
         value = 0.5 * (square * d * d + constant)
         return PairTerms(value.sum(-1), -slope * d, slope * d)
 
+    def means(self, a: Tensor, b: Tensor, *, group: int, tau: float) -> tuple[Tensor, Tensor]:
+        """The posterior's mean lies between the two, at k."""
+        return a, a + tau / (1 + tau) * (b - a)
+
     def message_log_norm(self, b: Tensor, *, group: int) -> None:
         """The message is normalised already."""
 

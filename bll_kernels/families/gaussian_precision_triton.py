@@ -7,6 +7,8 @@ import math
 import triton
 import triton.language as tl
 
+from bll_kernels.families.special_triton import blend
+
 
 def _series(t: float, grow: bool) -> float:
     """For small t: log1p(t) - t / (1 + t) with `grow`, else t - log1p(t)."""
@@ -57,3 +59,9 @@ def terms(a, b, precision, gain, floor, LOSS: tl.constexpr):
             grad_a = -full
             grad_b = full
     return value, grad_a, grad_b
+
+
+@triton.jit
+def next_mean(a, b, precision, gain, floor, mix):
+    """Mean of alpha and of rho, mixed."""
+    return blend(a, a + gain * (b - a), mix)

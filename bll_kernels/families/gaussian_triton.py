@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from bll_kernels.families.special_triton import blend
+
 
 def options(tau: float, tilt: float, loss: str) -> tuple[float, float, float]:
     """Numbers that the element function takes: the tilt."""
@@ -28,3 +30,9 @@ def terms(a, b, tilt, unused1, unused2, LOSS: tl.constexpr):
             grad_a = b * 0.0
             grad_b = b
     return value, grad_a, tilt * grad_b
+
+
+@triton.jit
+def next_mean(a, b, tilt, unused1, unused2, mix):
+    """Mean of alpha and of rho, mixed."""
+    return blend(a, a + tilt * b, mix)

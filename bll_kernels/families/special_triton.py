@@ -103,3 +103,23 @@ def log1p_nonnegative(x):
     s = top / (2.0 + top)
     y = 2.0 * (s + atanh_rest(s)) + n * _REST + n * _EXACT
     return tl.where(u < 3.0e38, y, u)
+
+
+@triton.jit
+def blend(prior, posterior, mix):
+    """(1 - mix) prior + mix posterior; the posterior is not looked at for mix = 0."""
+    return tl.where(mix == 0.0, prior, (1.0 - mix) * prior + mix * posterior)
+
+
+@triton.jit
+def float8_bits(x):
+    """x as float8_e4m3fn, to nearest even, at most 448: that of csrc/core/float8.h."""
+    raw = x.to(tl.int32, bitcast=True)
+    bits = raw & 0x7FFFFFFF
+    normal = (bits - 0x3C000000 + 0x7FFFF + ((bits >> 20) & 1)) >> 20
+    size = bits.to(tl.float32, bitcast=True)
+    subnormal = (size + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
+    magnitude = tl.where(normal < 0x7E, normal, 0x7E)
+    magnitude = tl.where(bits < 0x3C800000, subnormal, magnitude)
+    magnitude = tl.where(bits > 0x7F800000, 0x7F, magnitude)
+    return (magnitude | ((raw >> 24) & 0x80)).to(tl.uint8)

@@ -12,6 +12,7 @@ Shared by all functions:
   ``"batchmean"`` divides the sum by the number of rows. An empty batch gives 0.
 - ``weight``: a constant factor per row; ``tilt``: the power that beta is raised to.
 - ``pool=(kind, g)``: `a` is a map [B, C, H, W], pooled to C * g * g latents first (`grid_pool`).
+- ``next_input`` of the pair losses' twins: the next block's input in the same pass.
 - The loss functions are differentiable once; the ``_value_and_grad`` twins keep no graph and
   return the gradients of the reduced value (of the sum for ``"none"``) in the order of ``wrt``.
 """
@@ -24,10 +25,9 @@ from bll_kernels.functional.classes import (
 )
 from bll_kernels.functional.gram import gram_loss, gram_loss_value_and_grad
 from bll_kernels.functional.means import class_means
-from bll_kernels.functional.pair import (
-    evidence_loss,
+from bll_kernels.functional.pair import evidence_loss, posterior_kl
+from bll_kernels.functional.pair_grad import (
     evidence_loss_value_and_grad,
-    posterior_kl,
     posterior_kl_value_and_grad,
 )
 from bll_kernels.functional.pooling import grid_pool

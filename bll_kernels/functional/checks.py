@@ -19,6 +19,8 @@ from bll_kernels.spec import (
     FLOAT_DTYPES,
     HALF_DTYPES,
     LABEL_DTYPES,
+    NEXT_DTYPES,
+    NEXT_INPUTS,
     POOLS,
     REDUCTIONS,
     accumulate_dtype,
@@ -198,6 +200,42 @@ def check_wrt(
     check_flag("compact_grad", compact_grad)
     if compact_grad and (pool is None or pool[0] != "mean"):
         raise ValueError(f'compact_grad: expected pool=("mean", g) beside it, got pool={pool!r}')
+
+
+def _check_mix(next_input: object) -> float:
+    """The weight of the posterior's mean in the next block's input."""
+    if isinstance(next_input, str):
+        check_choice("next_input", next_input, tuple(NEXT_INPUTS))
+        return NEXT_INPUTS[next_input]
+    if isinstance(next_input, bool) or not isinstance(next_input, (int, float)):
+        raise TypeError(
+            f"next_input: expected None, a string or a number, got {type(next_input).__name__}"
+        )
+    if not 0 <= next_input <= 1:
+        raise ValueError(f"next_input: expected a number in [0, 1], got {next_input}")
+    return float(next_input)
+
+
+def check_next(
+    next_input: object, next_dtype: object, a: object
+) -> tuple[float, torch.dtype] | None:
+    """Mix and dtype of the next block's input; None where it is not wanted."""
+    if next_input is None:
+        if next_dtype is not None:
+            raise ValueError(f"next_dtype: expected next_input beside it, got {next_dtype}")
+        return None
+    mix = _check_mix(next_input)
+    a = check_float_tensor("a", a)
+    dtype = a.dtype if next_dtype is None else next_dtype
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"next_dtype: expected a torch.dtype, got {type(dtype).__name__}")
+    allowed = [x for x in NEXT_DTYPES if x != torch.float64 or a.dtype == torch.float64]
+    if dtype not in allowed:
+        words = ", ".join(str(x) for x in allowed)
+        raise ValueError(f"next_dtype: expected one of {words} beside {a.dtype} a, got {dtype}")
+    if dtype == torch.float8_e4m3fn and a.device.type == "mps":
+        raise ValueError(f"next_dtype: {dtype} is not available on device {a.device}")
+    return mix, dtype
 
 
 def check_bias_wanted(wrt: Sequence[str], bias: Tensor | None) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -28,27 +26,12 @@ def _value(call: PairCall, loss: str, reduction: str) -> Tensor:
     return value
 
 
-def _posterior_loss(direction: str, stop_posterior: bool, reduction: str) -> str:
+def posterior_loss(direction: str, stop_posterior: bool, reduction: str) -> str:
+    """The op's name of the loss that `posterior_kl` is asked for, after checks."""
     checks.check_direction(direction)
     checks.check_flag("stop_posterior", stop_posterior)
     checks.check_reduction(reduction)
     return pair_loss_name(direction, stop_posterior)
-
-
-@torch.no_grad()
-def _value_and_grad(
-    call: PairCall, loss: str, reduction: str, wrt: Sequence[str], compact: bool
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    value, grad_a, grad_b = op(call.backend, "pair_loss_value_and_grad")(
-        call.a, call.b, call.labels, call.weight, *call.options(loss, reduction),
-        "a" in wrt, "b" in wrt,
-    )  # fmt: skip
-    grads = {}
-    if "a" in wrt:
-        grads["a"] = call.restore_a(grad_a, compact)
-    if "b" in wrt:
-        grads["b"] = call.restore_b(grad_b)
-    return value, tuple(grads[name] for name in wrt)
 
 
 def posterior_kl(
@@ -88,53 +71,9 @@ def posterior_kl(
         TypeError: an argument of the wrong type or dtype.
         ValueError: an argument of the wrong shape, device or value.
     """
-    loss = _posterior_loss(direction, stop_posterior, reduction)
+    loss = posterior_loss(direction, stop_posterior, reduction)
     call = prepare_pair(a, b, family, labels, pool, tilt, weight)
     return _value(call, loss, reduction)
-
-
-def posterior_kl_value_and_grad(
-    a: Tensor,
-    b: Tensor,
-    family: str | Family,
-    *,
-    labels: Tensor | None = None,
-    stop_posterior: bool = True,
-    direction: str = "rho_alpha",
-    pool: PoolArgument = None,
-    tilt: float = 1.0,
-    weight: Tensor | None = None,
-    reduction: str = "batchmean",
-    wrt: Sequence[str] = ("a",),
-    compact_grad: bool = False,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`posterior_kl` and its gradients in one pass over memory.
-
-    Args:
-        a: as in `posterior_kl`, like every argument up to `reduction`.
-        b: see there.
-        family: see there.
-        labels: see there.
-        stop_posterior: see there; the gradient to `b` is zero then.
-        direction: see there.
-        pool: see there.
-        tilt: see there.
-        weight: see there.
-        reduction: see there.
-        wrt: which gradients, of ``"a"`` and ``"b"``.
-        compact_grad: with mean pooling, return the gradient of the cells [B, C, g, g].
-
-    Returns:
-        The value and the gradients in the order of `wrt`.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: an argument of the wrong shape, device or value.
-    """
-    checks.check_wrt(wrt, ("a", "b"), pool, compact_grad)
-    loss = _posterior_loss(direction, stop_posterior, reduction)
-    call = prepare_pair(a, b, family, labels, pool, tilt, weight)
-    return _value_and_grad(call, loss, reduction, wrt, compact_grad)
 
 
 def evidence_loss(
@@ -173,43 +112,3 @@ def evidence_loss(
     checks.check_reduction(reduction)
     call = prepare_pair(a, b, family, labels, pool, tilt, weight)
     return _value(call, "evidence", reduction)
-
-
-def evidence_loss_value_and_grad(
-    a: Tensor,
-    b: Tensor,
-    family: str | Family,
-    *,
-    labels: Tensor | None = None,
-    pool: PoolArgument = None,
-    tilt: float = 1.0,
-    weight: Tensor | None = None,
-    reduction: str = "batchmean",
-    wrt: Sequence[str] = ("a",),
-    compact_grad: bool = False,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`evidence_loss` and its gradients in one pass over memory.
-
-    Args:
-        a: as in `evidence_loss`, like every argument up to `reduction`.
-        b: see there.
-        family: see there.
-        labels: see there.
-        pool: see there.
-        tilt: see there.
-        weight: see there.
-        reduction: see there.
-        wrt: which gradients, of ``"a"`` and ``"b"``.
-        compact_grad: with mean pooling, return the gradient of the cells [B, C, g, g].
-
-    Returns:
-        The value and the gradients in the order of `wrt`.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: an argument of the wrong shape, device or value.
-    """
-    checks.check_reduction(reduction)
-    checks.check_wrt(wrt, ("a", "b"), pool, compact_grad)
-    call = prepare_pair(a, b, family, labels, pool, tilt, weight)
-    return _value_and_grad(call, "evidence", reduction, wrt, compact_grad)

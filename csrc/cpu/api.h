@@ -9,7 +9,8 @@
 
 namespace bll::cpu {
 
-enum class DType : int { kFloat64, kFloat32, kBFloat16, kFloat16 };
+// kFloat8 (e4m3fn) is a type of PairArgs::next alone.
+enum class DType : int { kFloat64, kFloat32, kBFloat16, kFloat16, kFloat8 };
 using bll::Loss;
 enum class Reduction : int { kNone, kSum, kBatchMean };
 enum class Pool : int { kMean, kMax, kStd };
@@ -53,6 +54,11 @@ struct PairArgs {
   void* value;            // [a.count] for kNone, [1] else; nullptr: not wanted
   void* grad_a;           // contiguous, dtype of a, shape of a; nullptr: not wanted
   void* grad_b;           // contiguous, dtype of b, shape of b; nullptr: not wanted
+  // The next block's input, (1 - next_mix) mu(alpha) + next_mix mu(rho): contiguous
+  // [a.count, width]; nullptr: not wanted. kFloat64 beside kFloat64 inputs only.
+  void* next;
+  DType next_dtype;
+  double next_mix;  // in [0, 1]
 };
 void pair_loss(const PairArgs& args, ParallelFor parallel_for);
 

@@ -4,6 +4,7 @@
 
 #include "cpu/api.h"
 #include "cpu/buffer.h"
+#include "cpu/next.h"
 #include "cpu/pair_plan.h"
 #include "cpu/tile.h"
 
@@ -31,14 +32,16 @@ template <class Real>
 struct Buffers {
   int64_t plane;
   Buffer<Real> a, b, grad_a, grad_b, scratch;
+  NextOutput<Real> next;
 
-  Buffers(int64_t tile, int planes, int64_t group)
+  Buffers(const PairArgs& args, int64_t tile, int planes, int64_t group)
       : plane((tile + kLanes - 1) / kLanes * kLanes),
         a(plane * planes),
         b(plane * planes),
         grad_a(plane * planes),
         grad_b(plane * planes),
-        scratch(group) {}
+        scratch(group),
+        next(args, tile) {}
 };
 
 template <class Real>
@@ -80,12 +83,13 @@ class PairRun {
   int64_t pieces() const { return plan_.pieces(); }
 
   bool anything_wanted() const {
-    return args_.value != nullptr || args_.grad_a != nullptr || write_grad_b_ || per_table_;
+    return args_.value != nullptr || args_.grad_a != nullptr || write_grad_b_ || per_table_ ||
+           args_.next != nullptr;
   }
 
   static void run_pieces(int64_t begin, int64_t end, void* context) {
     auto* self = static_cast<PairRun*>(context);
-    Buffers<Real> buffers(self->tile_, self->planes_, self->unit_);
+    Buffers<Real> buffers(self->args_, self->tile_, self->planes_, self->unit_);
     for (int64_t piece = begin; piece < end; ++piece) self->run_piece(piece, buffers);
   }
 
@@ -150,6 +154,7 @@ class PairRun {
     place(write_grad_b_ ? args_.grad_b : nullptr, args_.b.dtype, dense, buffers.grad_b,
           buffers.plane, tile.grad_b, tile.grad_b_plane);
     const Real value = kernel_(tile);
+    if (args_.next != nullptr) buffers.next.write(tile, row * plan_.width + start);
     for (int p = 0; p < planes_; ++p) {
       if (args_.grad_a != nullptr) {
         store(tile.grad_a + p * tile.grad_a_plane, args_.grad_a, args_.a.dtype,

@@ -65,7 +65,10 @@ template <class Real>
 FamilyObject make_family(const FamilyArgs& args);
 
 inline int64_t element_size(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+  return dtype == DType::kFloat64   ? 8
+         : dtype == DType::kFloat32 ? 4
+         : dtype == DType::kFloat8  ? 1
+                                    : 2;
 }
 
 inline const void* advance(const void* data, DType dtype, int64_t elements) {

@@ -35,6 +35,15 @@ struct Bernoulli {
     return prior > twice ? prior : twice;
   }
 
+  BLL_HD static Real mean(Real a) {
+    const Real e = exp_nonpositive(-magnitude(a));
+    return (a > 0 ? Real(1) : e) / (1 + e);
+  }
+  BLL_HD Real prior_mean(const Real (&a)[1]) const { return mean(a[0]); }
+  BLL_HD Real posterior_mean(const Real (&a)[1], const Real (&b)[1]) const {
+    return mean(a[0] + tilt * b[0]);
+  }
+
   BLL_HD NaturalPair<Real> pair(Real a, Real b) const { return pair<false>(a, stage(a, b)); }
 
   // z -> 1 - z maps (a, b) to (-a, -b): work where a <= 0, so that small probabilities stay exact,

@@ -12,6 +12,11 @@ struct Gaussian {
 
   Gaussian(double /*tau*/, double message_tilt) : tilt(static_cast<Real>(message_tilt)) {}
 
+  BLL_HD Real prior_mean(const Real (&a)[1]) const { return a[0]; }
+  BLL_HD Real posterior_mean(const Real (&a)[1], const Real (&b)[1]) const {
+    return a[0] + tilt * b[0];
+  }
+
   BLL_HD NaturalPair<Real> pair(Real a, Real b) const {
     NaturalPair<Real> out;
     out.kl = out.reverse_kl = b * b / 2;

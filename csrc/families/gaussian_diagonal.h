@@ -17,6 +17,14 @@ struct GaussianDiagonal {
 
   GaussianDiagonal(double /*tau*/, double tilt) : log_tilt(static_cast<Real>(std::log(tilt))) {}
 
+  BLL_HD Real prior_mean(const Real (&a)[2]) const { return a[0]; }
+  BLL_HD Real posterior_mean(const Real (&a)[2], const Real (&b)[2]) const {
+    const Real z = a[1] - (b[1] - log_tilt);
+    const Real e = exp_nonpositive(-magnitude(z));
+    const Real k = (z > 0 ? Real(1) : e) / (1 + e);
+    return a[0] + k * (b[0] - a[0]);
+  }
+
   template <Loss L>
   BLL_HD PairTerms<Real, 2> terms(const Real (&a)[2], const Real (&b)[2]) const {
     const Real sa = a[1], sb = b[1] - log_tilt, d = b[0] - a[0];

@@ -36,6 +36,11 @@ struct GaussianPrecision {
     return sum;
   }
 
+  BLL_HD Real prior_mean(const Real (&a)[1]) const { return a[0]; }
+  BLL_HD Real posterior_mean(const Real (&a)[1], const Real (&b)[1]) const {
+    return a[0] + gain * (b[0] - a[0]);
+  }
+
   template <Loss L>
   BLL_HD PairTerms<Real, 1> terms(const Real (&a)[1], const Real (&b)[1]) const {
     const Real d = b[0] - a[0], k = gain;

@@ -9,9 +9,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from bll_kernels.backends.triton.pair_kernels import message_rows, row_factor
+from bll_kernels.backends.triton.pair_kernels import message_rows, row_factor, store_next
 from bll_kernels.families.categorical_triton import (
     AMPLIFIED,
+    group_next,
     group_terms,
     group_value,
     growth,
@@ -46,7 +47,8 @@ def store_value(value_ptr, unit, value, factor, inside, TOTAL: tl.constexpr):
 @triton.jit(do_not_specialize=["units", "classes", "groups", "weight_stride", "grad_stride"])
 def group_tiles(
     a_ptr, b_ptr, labels_ptr, weight_ptr, grad_ptr, value_ptr, stats_ptr, grad_a_ptr, grad_b_ptr,
-    units, width, classes, groups, group, a_row, b_row, weight_stride, grad_stride, tilt, scale,
+    next_ptr, units, width, classes, groups, group, a_row, b_row, weight_stride, grad_stride,
+    tilt, scale, mix,
     LOSS: tl.constexpr, TOTAL: tl.constexpr, CROSSED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -97,6 +99,13 @@ def group_tiles(
         tl.store(stats_ptr + 4 * units + unit, first, mask=inside)
         tl.store(stats_ptr + 5 * units + unit, second, mask=inside)
         tl.store(stats_ptr + 6 * units + unit, inverse_zr, mask=inside)
+    at = (row * width + start)[:, None] + lane[None, :]
+    if next_ptr is not None:
+        mean = group_next(
+            a, b, tilt, max_a[:, None], inverse_z[:, None], anchor[:, None], centre[:, None],
+            first[:, None], second[:, None], inverse_zr[:, None], mix,
+        )  # fmt: skip
+        store_next(next_ptr + at, mean, mask)
     if grad_a_ptr is not None or grad_b_ptr is not None:
         factor = factor * scale
         if grad_ptr is not None:
@@ -105,7 +114,6 @@ def group_tiles(
             a, b, tilt, max_a[:, None], inverse_z[:, None], anchor[:, None], centre[:, None],
             first[:, None], second[:, None], inverse_zr[:, None], LOSS,
         )  # fmt: skip
-        at = (row * width + start)[:, None] + lane[None, :]
         if grad_a_ptr is not None:
             tl.store(grad_a_ptr + at, grad_a * factor[:, None], mask=mask)
         if grad_b_ptr is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from bll_kernels.backends.triton import group_kernels
 from bll_kernels.backends.triton.launch import SWEEP, ceil_div, group_tile, launch
 from bll_kernels.backends.triton.operands import Rows, per_row
-from bll_kernels.backends.triton.problem import PairProblem
+from bll_kernels.backends.triton.problem import NextInput, PairProblem, next_arguments
 
 
 def run_groups(
@@ -21,6 +21,7 @@ def run_groups(
     with_stats: bool,
     grad_a: Tensor | None = None,
     grad_b: Tensor | None = None,
+    following: NextInput | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Run the row kernel that fits the group.
 
@@ -33,6 +34,7 @@ def run_groups(
         with_stats: store the statistics, which groups longer than a tile need for gradients.
         grad_a: where to store the gradient to a, if the group fits a tile.
         grad_b: where to store the gradient to a dense b, likewise.
+        following: the next block's input, likewise.
 
     Returns:
         Partial values, [programs] or [rows * groups], and statistics [7, rows * groups].
@@ -73,7 +75,7 @@ def run_groups(
     launch(
         group_kernels.group_tiles, programs, tile.warps,
         **shared, grad_ptr=grad.tensor, grad_stride=grad.stride, grad_a_ptr=grad_a,
-        grad_b_ptr=grad_b, width=a.width, scale=problem.mean,
+        grad_b_ptr=grad_b, width=a.width, scale=problem.mean, **next_arguments(following),
         ROWS=tile.rows, COLUMNS=tile.columns,
     )  # fmt: skip
     return value, stats

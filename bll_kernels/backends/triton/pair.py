@@ -17,7 +17,8 @@ from bll_kernels.backends.triton.launch import (
     table_tile,
 )
 from bll_kernels.backends.triton.operands import as_rows, check_dtypes
-from bll_kernels.backends.triton.problem import PairProblem
+from bll_kernels.backends.triton.problem import NextInput, PairProblem, next_arguments
+from bll_kernels.families import FORMULAS
 from bll_kernels.spec import STOPPED_LOSSES
 
 
@@ -44,6 +45,7 @@ def elements(
     grad_b: Tensor | None,
     with_value: bool,
     stats: Tensor | None = None,
+    following: NextInput | None = None,
 ) -> Tensor | None:
     """Run the element kernel; returns the value as [rows] or [1]."""
     a = problem.a
@@ -59,6 +61,7 @@ def elements(
         pair_kernels.pair_elements, programs, tile.warps,
         **problem.shared(), b_ptr=problem.b.tensor, labels_ptr=problem.labels, stats_ptr=stats,
         value_ptr=partial, grad_a_ptr=grad_a, grad_b_ptr=grad_b, chunks=chunks, TOTAL=total,
+        NEXT=problem.next_function, **next_arguments(following),
         ROWS=tile.rows, COLUMNS=tile.columns,
     )  # fmt: skip
     return None if partial is None else finish(problem, partial, chunks)
@@ -96,34 +99,43 @@ def table_elements(
 
 
 def independent(
-    problem: PairProblem, grad_a: Tensor | None, grad_b: Tensor | None, with_value: bool
+    problem: PairProblem,
+    grad_a: Tensor | None,
+    grad_b: Tensor | None,
+    with_value: bool,
+    following: NextInput | None,
 ) -> Tensor | None:
     """A family of independent latents: one pass, and one more over a class table's rows."""
     dense_b = grad_b if problem.labels is None else None
     value = None
     if with_value or grad_a is not None or dense_b is not None:
-        value = elements(problem, grad_a, dense_b, with_value)
+        value = elements(problem, grad_a, dense_b, with_value, following=following)
     if grad_b is not None and problem.labels is not None:
         table_elements(problem, problem.labels, grad_b)
     return value
 
 
 def grouped(
-    problem: PairProblem, grad_a: Tensor | None, grad_b: Tensor | None, with_value: bool
+    problem: PairProblem,
+    grad_a: Tensor | None,
+    grad_b: Tensor | None,
+    with_value: bool,
+    following: NextInput | None,
 ) -> Tensor | None:
     """Categorical groups: one pass where they fit a tile and b is dense, else by statistics."""
     labels = problem.labels
     dense_b = grad_b if labels is None else None
     fits = group_tile(problem.group) is not None
-    needs_grad = grad_a is not None or grad_b is not None
+    needs_stats = grad_a is not None or grad_b is not None or following is not None
     partial, stats = run_groups(
         problem, rows=problem.a.count, crossed=False, total=problem.reduction != "none",
         with_value=with_value,
-        with_stats=(needs_grad and not fits) or (labels is not None and grad_b is not None),
+        with_stats=(needs_stats and not fits) or (labels is not None and grad_b is not None),
         grad_a=grad_a if fits else None, grad_b=dense_b if fits else None,
+        following=following if fits else None,
     )  # fmt: skip
-    if not fits and (grad_a is not None or dense_b is not None):
-        elements(problem, grad_a, dense_b, False, stats)
+    if not fits and (grad_a is not None or dense_b is not None or following is not None):
+        elements(problem, grad_a, dense_b, False, stats, following)
     if grad_b is not None and labels is not None:
         table_elements(problem, labels, grad_b, stats)
     return None if partial is None else finish(problem, partial, problem.groups)
@@ -140,6 +152,7 @@ def _run(
     need_value: bool,
     need_a: bool,
     need_b: bool,
+    following: NextInput | None = None,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     a, b, labels, weight = tensors
     family, _, _, loss, _, reduction = options
@@ -155,7 +168,9 @@ def _run(
     if a.numel() == 0:
         return torch.zeros(shape, dtype=torch.float32, device=a.device), grad_a, grad_b
     run = grouped if problem.groups else independent
-    value = run(problem, grad_a if need_a else None, grad_b if learns else None, need_value)
+    value = run(
+        problem, grad_a if need_a else None, grad_b if learns else None, need_value, following
+    )
     return None if value is None else value.reshape(shape), grad_a, grad_b
 
 
@@ -196,3 +211,21 @@ def pair_loss_value_and_grad(
     )
     assert value is not None
     return value, grad_a, grad_b
+
+
+def pair_loss_next(
+    a: Tensor, b: Tensor, labels: Tensor | None, weight: Tensor | None,
+    family: str, group: int, tau: float, loss: str, tilt: float, reduction: str,
+    need_a: bool, need_b: bool, mix: float, next_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Value, gradients and the next block's input in one pass; arguments as in the op schema."""
+    check_dtypes(a, b)
+    batch = a.shape[: a.dim() - FORMULAS[family].planes]
+    following = NextInput(a.new_empty((*batch, a.shape[-1]), dtype=next_dtype), mix)
+    options = (family, group, tau, loss, tilt, reduction)
+    value, grad_a, grad_b = _run(
+        None, (a, b, labels, weight), options,
+        need_value=True, need_a=need_a, need_b=need_b, following=following,
+    )  # fmt: skip
+    assert value is not None
+    return value, grad_a, grad_b, following.out

@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from bll_kernels.families.special_triton import float8_bits
+
 
 @triton.jit
 def row_factor(weight_ptr, weight_stride, row, inside):
@@ -34,11 +36,8 @@ def message_rows(labels_ptr, row, inside, classes):
 
 
 @triton.jit
-def grouped(
-    TERMS: tl.constexpr, a, b, stats_ptr, units, row, column, mask, groups, group, tilt,
-    LOSS: tl.constexpr,
-):  # fmt: skip
-    """Gradients of elements of a tile, each from its group's statistics [7, units]."""
+def group_stats(stats_ptr, units, row, column, mask, groups, group):
+    """The statistics [7, units] of every element's group."""
     at = stats_ptr + (row * groups)[:, None] + (column // group)[None, :]
     max_a = tl.load(at, mask=mask, other=0.0)
     inverse_z = tl.load(at + units, mask=mask, other=0.0)
@@ -47,7 +46,28 @@ def grouped(
     first = tl.load(at + 4 * units, mask=mask, other=0.0)
     second = tl.load(at + 5 * units, mask=mask, other=0.0)
     inverse_zr = tl.load(at + 6 * units, mask=mask, other=0.0)
+    return max_a, inverse_z, anchor, centre, first, second, inverse_zr
+
+
+@triton.jit
+def grouped(
+    TERMS: tl.constexpr, a, b, stats_ptr, units, row, column, mask, groups, group, tilt,
+    LOSS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of elements of a tile, each from its group's statistics."""
+    max_a, inverse_z, anchor, centre, first, second, inverse_zr = group_stats(
+        stats_ptr, units, row, column, mask, groups, group
+    )
     return TERMS(a, b, tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, LOSS)
+
+
+@triton.jit
+def store_next(at, mean, mask):
+    """Means in the dtype they are stored in; bytes are float8_e4m3fn."""
+    if at.dtype.element_ty == tl.uint8:
+        tl.store(at, float8_bits(mean), mask=mask)
+    else:
+        tl.store(at, mean, mask=mask)
 
 
 @triton.jit(
@@ -55,13 +75,14 @@ def grouped(
 )
 def pair_elements(
     a_ptr, b_ptr, labels_ptr, weight_ptr, grad_ptr, stats_ptr, value_ptr, grad_a_ptr, grad_b_ptr,
-    rows, width, classes, chunks, groups, group, a_row, a_plane, b_row, b_plane,
+    next_ptr, rows, width, classes, chunks, groups, group, a_row, a_plane, b_row, b_plane,
     weight_stride, grad_stride,
-    option0, option1, option2, scale,
-    TERMS: tl.constexpr, LOSS: tl.constexpr, PLANES: tl.constexpr, TOTAL: tl.constexpr,
+    option0, option1, option2, scale, mix,
+    TERMS: tl.constexpr, NEXT: tl.constexpr, LOSS: tl.constexpr, PLANES: tl.constexpr,
+    TOTAL: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Value and gradients of a tile in one pass.
+    """Value, gradients and the next block's input of a tile in one pass.
 
     value is [programs] partial sums if TOTAL, else [rows, chunks]; `scale` multiplies gradients.
     """
@@ -79,17 +100,30 @@ def pair_elements(
     b = tl.load(b_at, mask=b_mask, other=float("nan")).to(tl.float32)
     if stats_ptr is not None:
         units = tl.cast(rows, tl.int64) * groups
-        grad_a, grad_b = grouped(
-            TERMS, a, b, stats_ptr, units, row, column, mask, groups, group, option0, LOSS
+        max_a, inverse_z, anchor, centre, first, second, inverse_zr = group_stats(
+            stats_ptr, units, row, column, mask, groups, group
         )
+        grad_a, grad_b = TERMS(
+            a, b, option0, max_a, inverse_z, anchor, centre, first, second, inverse_zr, LOSS
+        )
+        if next_ptr is not None:
+            mean = NEXT(
+                a, b, option0, max_a, inverse_z, anchor, centre, first, second, inverse_zr, mix
+            )
     elif PLANES == 1:
         value, grad_a, grad_b = TERMS(a, b, option0, option1, option2, LOSS)
+        if next_ptr is not None:
+            mean = NEXT(a, b, option0, option1, option2, mix)
     else:
         a2 = tl.load(a_at + a_plane, mask=mask, other=0.0).to(tl.float32)
         b2 = tl.load(b_at + b_plane, mask=b_mask, other=float("nan")).to(tl.float32)
         value, grad_a, grad_a2, grad_b, grad_b2 = TERMS(
             a, a2, b, b2, option0, option1, option2, LOSS
         )
+        if next_ptr is not None:
+            mean = NEXT(a, a2, b, b2, option0, option1, option2, mix)
+    if next_ptr is not None:
+        store_next(next_ptr + (row * width)[:, None] + column[None, :], mean, mask)
 
     factor = row_factor(weight_ptr, weight_stride, row, inside)
     if value_ptr is not None:

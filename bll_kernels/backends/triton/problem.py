@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from bll_kernels.backends.triton.operands import Rows, per_row
@@ -24,6 +25,23 @@ ELEMENT_FAMILIES: Final[dict[str, Any]] = {
     "gaussian-precision": gaussian_precision_triton,
     "gaussian-diagonal": gaussian_diagonal_triton,
 }
+
+
+@dataclass(frozen=True)
+class NextInput:
+    """The next block's input: where its means go, and the weight of the posterior's."""
+
+    out: Tensor
+    mix: float
+
+
+def next_arguments(following: NextInput | None) -> dict[str, Any]:
+    """Its kernel arguments; float8_e4m3fn goes as bytes, which every target can store."""
+    if following is None:
+        return {"next_ptr": None, "mix": 0.0}
+    out = following.out
+    pointer = out.view(torch.uint8) if out.dtype == torch.float8_e4m3fn else out
+    return {"next_ptr": pointer, "mix": following.mix}
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,13 @@ class PairProblem:
     def groups(self) -> int:
         """Categorical groups per row; 0 for other families."""
         return self.a.width // self.group if self.family == "categorical" else 0
+
+    @property
+    def next_function(self) -> Any:
+        """The function of the next block's input, beside that of the gradients."""
+        if self.groups:
+            return categorical_triton.group_next
+        return ELEMENT_FAMILIES[self.family].next_mean
 
     def shared(self) -> dict[str, Any]:
         """Kernel arguments: sizes, strides, factors and the family's numbers."""

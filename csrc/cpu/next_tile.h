@@ -1,0 +1,79 @@
+// The loops over a tile that write the next block's input, behind those of the loss: the tile is
+// in the first-level cache by then.
+#pragma once
+
+#include <type_traits>
+
+#include "cpu/categorical_tile.h"
+#include "cpu/tile.h"
+#include "losses/next.h"
+
+namespace bll::cpu {
+
+template <Next N, class Family, class Real>
+BLL_HD void next_elements(const Tile<Real>& tile, const NextMix<Real>& mix, Real* __restrict out) {
+  constexpr int planes = Family::kPlanes;
+  const Family family = *static_cast<const Family*>(tile.family);
+  const Real* __restrict a0 = tile.a;
+  const Real* __restrict a1 = tile.a + (planes - 1) * tile.a_plane;
+  const Real* __restrict b0 = tile.b;
+  const Real* __restrict b1 = tile.b + (planes - 1) * tile.b_plane;
+  const int64_t size = tile.size;
+#pragma omp simd
+  for (int64_t i = 0; i < size; ++i) {
+    Real a[planes], b[planes];
+    a[0] = a0[i];
+    b[0] = b0[i];
+    if constexpr (planes == 2) {
+      a[1] = a1[i];
+      b[1] = b1[i];
+    }
+    out[i] = next_mean<N>(family, mix, a, b);
+  }
+}
+
+// Probabilities of one group: `mix.alpha` times alpha's, then `mix.rho` times the posterior's.
+template <class Real>
+BLL_HD void next_group(const Tile<Real>& tile, Next kind, const NextMix<Real>& mix, int64_t start,
+                       Real* __restrict out) {
+  const Categorical<Real> family = *static_cast<const Categorical<Real>*>(tile.family);
+  const Real* a = tile.a + start;
+  const Real* b = tile.b + start;
+  const Real* __restrict weights = tile.scratch;
+  auto range = categorical_range(a, b, tile.group);
+  typename Categorical<Real>::Prior prior{0, 0};
+  if (kind != Next::kRho) {
+    prior = categorical_prior(family, range, a, b, tile.group, tile.scratch);
+    const Real factor = mix.alpha * prior.inverse_z;
+#pragma omp simd
+    for (int64_t i = 0; i < tile.group; ++i) out[i] = factor * weights[i];
+  }
+  if (kind == Next::kAlpha) return;
+  const auto posterior =
+      categorical_posterior(family, range, prior, a, b, tile.group, tile.scratch);
+  const Real factor = mix.rho * posterior.inverse_z;
+  if (kind == Next::kRho) {
+#pragma omp simd
+    for (int64_t i = 0; i < tile.group; ++i) out[i] = factor * weights[i];
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < tile.group; ++i) out[i] += factor * weights[i];
+  }
+}
+
+template <class Family, class Real>
+BLL_HD void next_tile(const Tile<Real>& tile, Next kind, const NextMix<Real>& mix, Real* out) {
+  if constexpr (std::is_same_v<Family, Categorical<Real>>) {
+    for (int64_t start = 0; start < tile.size; start += tile.group) {
+      next_group(tile, kind, mix, start, out + start);
+    }
+  } else if (kind == Next::kAlpha) {
+    next_elements<Next::kAlpha, Family>(tile, mix, out);
+  } else if (kind == Next::kRho) {
+    next_elements<Next::kRho, Family>(tile, mix, out);
+  } else {
+    next_elements<Next::kMix, Family>(tile, mix, out);
+  }
+}
+
+}  // namespace bll::cpu
