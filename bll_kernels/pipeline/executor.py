@@ -11,21 +11,32 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from bll_kernels.pipeline.block import Block, Certificate, certify
 from bll_kernels.pipeline.schedule import Kind, pipelined
 
 MODES: Final = ("sequential", "pipelined")
-OptimizerFactory = Callable[[Sequence[Tensor]], Optimizer]
 Batch = tuple[Tensor, Tensor]
 
 # torch's CPU generator is one for the process: a forward that draws from it holds this.
 _GENERATOR = threading.Lock()
+
+
+class Updater(Protocol):
+    """What updates one block: a `torch.optim` optimiser, or a part of one."""
+
+    def step(self) -> Any:
+        """Update the block from its parameters' gradients."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop those gradients."""
+
+
+OptimizerFactory = Callable[[Sequence[Tensor]], Updater]
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,13 @@ def train(
         typer.Option(help="Hidden units (mlp), or channels of the first stage. Default: model's."),
     ] = None,
     executor: Annotated[
-        str | None, typer.Option(help="How a step is run: sequential. Default: sequential.")
+        str | None, typer.Option(help="sequential, or pipelined (CPU). Default: sequential.")
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Blocks in flight of pipelined. Default: all.")
+    ] = None,
+    micro_batches: Annotated[
+        int | None, typer.Option(help="Equal parts pipelined cuts a batch into. Default: 1.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 5.")] = None,
     batch_size: Annotated[
@@ -87,6 +93,8 @@ def train(
         "family": family,
         "width": width,
         "executor": executor,
+        "depth": depth,
+        "micro_batches": micro_batches,
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from bll.handle import LocalLearning
 from bll.hooks import check_labels, wrapped_handle
 from bll_kernels.optim import BlockAdam
-from bll_kernels.pipeline.executor import Executor
+from bll_kernels.pipeline.executor import Executor, OptimizerFactory
 
 
 class WrappedBlock:
@@ -62,9 +61,31 @@ class WrappedBlock:
         return loss.detach(), gradient
 
 
+def _in_order(
+    container: nn.Sequential, prefix: str, cuts: Sequence[str]
+) -> list[tuple[str, nn.Module]]:
+    """Return the modules that run one after the other, none of which a cut is inside of."""
+    found: list[tuple[str, nn.Module]] = []
+    for key, child in container.named_children():
+        name = prefix + key
+        inside = [cut for cut in cuts if cut.startswith(name + ".")]
+        if name == "bll":
+            continue
+        if not inside:
+            found.append((name, child))
+        elif type(child).forward is nn.Sequential.forward and not child._forward_hooks:
+            found += _in_order(child, name + ".", cuts)  # type: ignore[arg-type]
+        else:
+            raise TypeError(
+                f"model: expected cuts between modules of an nn.Sequential without hooks, got "
+                f"{inside[0]!r} inside a {type(child).__name__}"
+            )
+    return found
+
+
 def executor(
     model: nn.Module,
-    optimizer_factory: Callable[[Sequence[Tensor]], Optimizer] = BlockAdam,
+    optimizer_factory: OptimizerFactory = BlockAdam,
     *,
     mode: str = "sequential",
     depth: int | None = None,
@@ -80,7 +101,7 @@ def executor(
     "sequential" either way.
 
     Args:
-        model: A wrapped `nn.Sequential`, cut between its children, on the CPU, with known shapes
+        model: A wrapped `nn.Sequential`, nested ones included, on the CPU, with known shapes
             (wrapped with `example`, or run once). Its training mode is left as it is.
         optimizer_factory: Makes the optimiser of one block from its parameters.
         mode: "sequential" or "pipelined".
@@ -93,7 +114,7 @@ def executor(
     Raises:
         ValueError: The model is not wrapped or not ready, its rule needs gradients of later
             blocks, or an option is out of its range.
-        TypeError: The model is no `nn.Sequential`, or is cut inside a child.
+        TypeError: The model is no `nn.Sequential`, or is cut inside a module that is none.
     """
     handle = wrapped_handle(model)
     if handle is None:
@@ -107,12 +128,9 @@ def executor(
             f"model: expected an nn.Sequential, whose blocks can run apart; "
             f"got {type(model).__name__}"
         )
-    children = [(name, child) for name, child in model.named_children() if name != "bll"]
-    names = [name for name, _ in children]
     cuts = [block.cut for block in handle.blocks if block.cut is not None]
-    inside = [cut for cut in cuts if cut not in names]
-    if inside:
-        raise TypeError(f"model: expected cuts between its children, got {inside[0]!r} inside one")
+    children = _in_order(model, "", cuts)
+    names = [name for name, _ in children]
     ends = [names.index(cut) + 1 for cut in cuts] + [len(children)]
     starts = [0, *ends[:-1]]
     blocks = [

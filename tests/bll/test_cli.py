@@ -74,7 +74,8 @@ def test_every_option_reaches_the_run(tmp_path):
 
 BAD_OPTIONS = {
     "unknown command": (["fly"], "fly"),
-    "unknown option": ([*FAST, "--depth", "2"], "--depth"),
+    "unknown option": ([*FAST, "--lanes", "2"], "--lanes"),
+    "depth alone": ([*FAST, "--depth", "2", "--out", "OUT"], "need --executor pipelined"),
     "no out": ([*FAST], "--out"),
     "no dataset": (["train", "--out", "OUT"], "dataset: not given"),
     "unknown dataset": (["train", "--dataset", "mnist", "--out", "OUT"], "got 'mnist'"),

@@ -88,10 +88,14 @@ def interrupted_twice(out, options, first, second):
 
 
 @pytest.mark.parametrize("stops", [(1, 1), (3, 1), (4, 4), (5, 6), (7, 4), (11, 1)])
-@pytest.mark.parametrize("rule", ["bll", "bp"])
-def test_continued_run_equals_the_whole_one(tmp_path, monkeypatch, rule, stops):
+@pytest.mark.parametrize(
+    "how",
+    [{"rule": "bll"}, {"rule": "bp"}, {"executor": "pipelined", "depth": 2, "micro_batches": 2}],
+    ids=["bll", "bp", "pipelined"],
+)
+def test_continued_run_equals_the_whole_one(tmp_path, monkeypatch, how, stops):
     monkeypatch.setattr(trainer_module, "build_network", dropout_network)
-    options = {**OPTIONS, "rule": rule}
+    options = {**OPTIONS, **how}
     whole = Run.begin(tmp_path / "whole", options)
     assert go(whole)
     parts = interrupted_twice(tmp_path / "parts", options, *stops)

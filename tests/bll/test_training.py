@@ -113,7 +113,14 @@ def test_options_that_do_not_fit(change, message):
         ({"rule": "hebb"}, "rule: expected one of"),
         ({"family": "cauchy"}, "cauchy"),
         ({"rule": "bp", "family": "gaussian"}, "family"),
-        ({"executor": "graphed"}, "executor: expected one of sequential, got 'graphed'"),
+        ({"executor": "graphed"}, "executor: expected one of sequential, pipelined, got 'graphed'"),
+        ({"depth": 2}, "depth, micro-batches: need --executor pipelined"),
+        ({"micro_batches": 2}, "depth, micro-batches: need --executor pipelined"),
+        ({"executor": "pipelined", "depth": 9}, "depth: expected at most 3 blocks, got 9"),
+        ({"executor": "pipelined", "depth": 0}, "depth: expected at least 1, got 0"),
+        ({"executor": "pipelined", "micro_batches": 7}, "micro-batches: expected a divisor"),
+        ({"executor": "pipelined", "rule": "bp"}, "executor: rule 'bp' needs gradients of later"),
+        ({"executor": "pipelined", "dtype": "bfloat16"}, "executor: pipelined runs on the cpu"),
         ({"dtype": "int8"}, "dtype: expected one of"),
         ({"blocks": 0}, "blocks: expected at least 1, got 0"),
         ({"epochs": 0}, "epochs: expected at least 1, got 0"),
@@ -257,3 +264,26 @@ def test_summary_and_weights(tmp_path):
     assert any(name.startswith("bll.") for name in state), "the rule should have learned state"
     trainable = {name for name, _ in trainer.model.named_parameters()}
     assert results["params"] == sum(x.numel() for n, x in weights.items() if n in trainable)
+
+
+@pytest.mark.parametrize("model", ["mlp", "resnet10"])
+def test_pipelined_runs_are_the_same_at_every_depth(model):
+    """And close to the ordinary loop, which adds up its gradients in another order."""
+    small = {"model": model, "width": 4, "epochs": 1, "batch_size": 16}
+    config = dataclasses.replace(PATTERNS, **small)
+    trained = []
+    for depth in (1, 2, 3):
+        trainer = Trainer(
+            dataclasses.replace(config, executor="pipelined", depth=depth), image_data()
+        )
+        assert trainer.run(Silent(), lambda: False)
+        assert trainer.depth == depth
+        trained.append(trainer)
+    ordinary = Trainer(config, image_data())
+    assert ordinary.run(Silent(), lambda: False)
+    want = trained[0].model.state_dict()
+    for trainer in trained[1:]:
+        for name, tensor in trainer.model.state_dict().items():
+            assert torch.equal(tensor, want[name]), name
+    for name, tensor in ordinary.model.state_dict().items():
+        torch.testing.assert_close(tensor, want[name], rtol=2e-2, atol=1e-3)

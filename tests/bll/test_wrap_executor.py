@@ -92,6 +92,18 @@ def test_digits_are_learnt_overlapped() -> None:
     assert accuracy > 0.92
 
 
+def test_nested_containers() -> None:
+    nested = nn.Sequential(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5)), nn.Linear(5, 2))
+    example = torch.randn(3, 4)
+    model = bll.wrap(nested, blocks=["0.0"], num_classes=2, example=example)
+    run = bll.executor(model, adam)
+    assert [len(block.parameters()) for block in run.blocks] == [4, 4]
+    labels = torch.tensor([0, 1, 1])
+    want = {name: loss.detach() for name, loss in model(example, y=labels).block_losses.items()}
+    for name, loss in run.step(example, labels).losses.items():
+        torch.testing.assert_close(loss, want[name])
+
+
 def test_unsuitable_models() -> None:
     with pytest.raises(ValueError, match="model: expected a wrapped model, got a plain Sequential"):
         bll.executor(nn.Sequential(nn.Linear(2, 2)))
@@ -113,9 +125,9 @@ def test_unsuitable_models() -> None:
     own = bll.wrap(Own(), blocks=["first"], num_classes=2, example=example)
     with pytest.raises(TypeError, match=r"model: expected an nn\.Sequential, .* got Own"):
         bll.executor(own)
-    nested = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Linear(4, 2))
-    inside = bll.wrap(nested, blocks=["0.0"], num_classes=2, example=example)
-    with pytest.raises(TypeError, match=r"expected cuts between its children, got '0.0' inside"):
+    nested = nn.Sequential(Own(), nn.Linear(2, 2))
+    inside = bll.wrap(nested, blocks=["0.first"], num_classes=2, example=example)
+    with pytest.raises(TypeError, match=r"got '0.first' inside a Own"):
         bll.executor(inside)
     with pytest.raises(ValueError, match="depth: expected at most 4"):
         bll.executor(wrapped(), mode="pipelined", depth=5)

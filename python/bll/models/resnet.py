@@ -82,7 +82,7 @@ RESNETS: dict[str, ResNetShape] = {
 }
 
 
-class ResNet(nn.Module):
+class ResNet(nn.Sequential):
     """Stem, four stages, global average pooling and a linear read-out.
 
     Args:
@@ -110,10 +110,5 @@ class ResNet(nn.Module):
             stages.append(stage)
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
         self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten(1)
         self.head = nn.Linear(inputs, num_classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map images ``[B, C, H, W]`` to logits ``[B, num_classes]``."""
-        x = self.stem(x)
-        x = self.stage4(self.stage3(self.stage2(self.stage1(x))))
-        return self.head(self.pool(x).flatten(1))  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from bll.data import DATASET_NAMES
 from bll.models import MODEL_NAMES
 from bll.rules.registry import get_rule
 
-EXECUTORS = ("sequential",)
+EXECUTORS = ("sequential", "pipelined")
 DTYPES = ("float32", "float64", "bfloat16")
 
 
@@ -33,7 +33,10 @@ class TrainConfig:
         rule: Learning rule.
         family: Exponential family of the rule's messages; ``None`` for the rule's default.
         width: Width of the network; ``None`` for its default.
-        executor: How the blocks of a step are run.
+        executor: How the blocks of a step are run: ``sequential`` (one ordinary loop), or
+            ``pipelined`` (`bll.executor`: several blocks at once, on the CPU).
+        depth: Blocks in flight of ``pipelined``; ``None`` for all.
+        micro_batches: Equal parts ``pipelined`` cuts a batch into.
         epochs: Passes over the training images.
         batch_size: Images per step.
         lr: Peak learning rate of the one-cycle schedule.
@@ -51,6 +54,8 @@ class TrainConfig:
     family: str | None = None
     width: int | None = None
     executor: str = "sequential"
+    depth: int | None = None
+    micro_batches: int = 1
     epochs: int = 5
     batch_size: int = 200
     lr: float = 2e-3
@@ -71,11 +76,32 @@ class TrainConfig:
         _at_least("threads", self.threads, 0)
         if self.width is not None:
             _at_least("width", self.width, 1)
-        get_rule(self.rule, family=self.family)
+        self._check_executor()
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed: expected 0 to 2^63 - 1, got {self.seed}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"lr: expected a positive number, got {self.lr:g}")
+
+    def _check_executor(self) -> None:
+        rule = get_rule(self.rule, family=self.family)
+        _at_least("micro-batches", self.micro_batches, 1)
+        if self.executor == "sequential":
+            if self.depth not in (None, 1) or self.micro_batches != 1:
+                raise ValueError("depth, micro-batches: need --executor pipelined")
+            return
+        if self.depth is not None:
+            _at_least("depth", self.depth, 1)
+            if self.depth > self.blocks:
+                raise ValueError(f"depth: expected at most {self.blocks} blocks, got {self.depth}")
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"micro-batches: expected a divisor of the batch size {self.batch_size}, "
+                f"got {self.micro_batches}"
+            )
+        if "downstream" in rule.reads:
+            raise ValueError(f"executor: rule {self.rule!r} needs gradients of later blocks")
+        if self.device != "cpu" or self.dtype == "bfloat16":
+            raise ValueError("executor: pipelined runs on the cpu, in float32 or float64")
 
     def to_record(self) -> dict[str, Any]:
         """The options as values JSON can hold."""

@@ -30,7 +30,8 @@ def capture(trainer: Trainer) -> tuple[Tensors, Record]:
     for index, entries in optimizer["state"].items():
         for name, value in entries.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"optimizer/{index}/{name}"] = value
+                # Step counters share memory, which the file format refuses.
+                tensors[f"optimizer/{index}/{name}"] = value if value.dim() else value.clone()
             else:
                 plain_state.setdefault(str(index), {})[name] = value
     tensors["random/cpu"] = torch.get_rng_state()

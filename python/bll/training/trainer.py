@@ -10,6 +10,7 @@ import torch
 
 from bll import param_groups, wrap
 from bll.data import BatchSampler, ImageData, to_splits
+from bll.executor import executor
 from bll.models import build_network
 from bll.rules.registry import get_rule
 from bll.training.config import TrainConfig
@@ -17,6 +18,9 @@ from bll.training.evaluation import evaluate
 from bll.training.history import EpochRecord
 from bll.training.meters import LossMeter, StepTimer
 from bll.training.schedule import one_cycle
+from bll.training.updates import GroupUpdates
+from bll_kernels.optim import BlockAdam
+from bll_kernels.pipeline.executor import Executor
 
 
 class TrainingError(RuntimeError):
@@ -99,11 +103,28 @@ class Trainer:
             example=self.train.images[:2],
             seed=config.seed,
         )
-        self.optimizer = torch.optim.Adam(param_groups(self.model, lr=config.lr), fused=True)
+        self.optimizer = BlockAdam(param_groups(self.model, lr=config.lr))
+        self.executor = self._make_executor() if config.executor == "pipelined" else None
         self.history: list[EpochRecord] = []
         self.losses = LossMeter(self.device)
         self.timer = StepTimer(self.device)
         self.epoch_seconds = 0.0
+
+    def _make_executor(self) -> Executor:
+        return executor(
+            self.model,
+            lambda parameters: GroupUpdates(self.optimizer, parameters),
+            mode="pipelined",
+            depth=self.config.depth,
+            micro_batches=self.config.micro_batches,
+            threads=self.threads,
+            seed=self.config.seed,
+        )
+
+    @property
+    def depth(self) -> int:
+        """Blocks in flight."""
+        return 1 if self.executor is None else self.executor.depth
 
     @property
     def steps_per_epoch(self) -> int:
@@ -177,15 +198,22 @@ class Trainer:
         images, labels = self.train.images[indices], self.train.labels[indices]
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(
-            self.device.type, dtype=self.autocast, enabled=self.autocast is not None
-        ):
-            out = self.model(images, y=labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        out.loss.backward()
-        self.optimizer.step()
+        if self.executor is not None:
+            # Random numbers depend on the step, so that a resumed run draws the same ones.
+            self.executor.batches_done = self.steps_done - 1
+            losses = self.executor.step(images, labels).losses
+            loss = torch.stack(list(losses.values())).sum()
+        else:
+            with torch.autocast(
+                self.device.type, dtype=self.autocast, enabled=self.autocast is not None
+            ):
+                out = self.model(images, y=labels)
+            self.optimizer.zero_grad(set_to_none=True)
+            out.loss.backward()
+            self.optimizer.step()
+            loss, losses = out.loss, out.block_losses
         self.timer.stop()
-        self.losses.add(out.loss, out.block_losses)
+        self.losses.add(loss, losses)
 
     def _close_epoch(self, accuracy: float, test_seconds: float) -> None:
         loss, block_losses = self.losses.means()
