@@ -12,6 +12,23 @@ from torch import Tensor
 LOCAL_READS: Final = frozenset({"output", "label", "feedback"})
 
 
+#: Input and labels.
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a batch gave.
+
+    Attributes:
+        losses: Local loss of every block, by name, a mean over the batch: 0-dim, detached.
+        output: Output of the last block, [batch, ...], detached.
+    """
+
+    losses: dict[str, Tensor]
+    output: Tensor
+
+
 class Block(Protocol):
     """A block of a network with its local loss; the executor knows no `nn.Module`.
 
