@@ -90,7 +90,14 @@ PairView view_of(const PairArgs& args, const PairPlan& plan, const Scratch& scra
   v.lanes = plan.layout.lanes;
   v.unit_rows = plan.layout.rows;
   v.unit_columns = static_cast<int>(plan.layout.columns);
+  v.next = args.next;
+  v.next_dtype = args.next_dtype;
+  v.mix = NextMix<float>(args.next_mix);
   return v;
+}
+
+bool writes(const PairView& v) {
+  return v.value != nullptr || v.grad_a != nullptr || v.grad_b != nullptr || v.next != nullptr;
 }
 
 void run_categorical(const PairArgs& args, const PairPlan& plan, const PairView& view,
@@ -104,13 +111,13 @@ void run_categorical(const PairArgs& args, const PairPlan& plan, const PairView&
   v.groups_per_row = plan.group.per_row;
   v.groups = plan.group.count;
   v.lanes = plan.group.lanes;
-  if (view.value == nullptr && v.pair.grad_a == nullptr && v.pair.grad_b == nullptr) return;
+  if (!writes(v.pair)) return;
   run_groups(args.family, args.loss, plan.group.tier, plan.group.wide, v, plan.blocks, stream);
 }
 
 void run_elements(const PairArgs& args, const PairPlan& plan, const PairView& view,
                   cudaStream_t stream) {
-  if (view.value == nullptr && view.grad_a == nullptr && view.grad_b == nullptr) return;
+  if (!writes(view)) return;
   launchers_of(args.family.id)
       .elements(args.family, args.loss, plan.layout.wide(), view, plan.blocks, stream);
 }

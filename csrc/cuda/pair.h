@@ -6,6 +6,7 @@
 
 #include "cuda/api.h"
 #include "cuda/pair_plan.h"
+#include "losses/next.h"
 
 namespace bll::cuda {
 
@@ -36,6 +37,9 @@ struct PairView {
   bool per_row;
   uint32_t units, chunks;
   int lanes, unit_rows, unit_columns;
+  void* next;  // the next block's input, contiguous [rows, width], or nullptr
+  DType next_dtype;
+  NextMix<float> mix;
 };
 
 // Kernel argument of the table gradient: rows of one class after the other.

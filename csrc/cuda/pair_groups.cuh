@@ -86,7 +86,8 @@ class GroupSweeps {
 
   template <Loss L>
   __device__ __forceinline__ void store_gradients(float factor) const {
-    if (view_.pair.grad_a == nullptr && view_.pair.grad_b == nullptr) return;
+    const PairView& v = view_.pair;
+    if (v.grad_a == nullptr && v.grad_b == nullptr && v.next == nullptr) return;
     if (form_ == Family::Form::kNarrow) {
       store<L>(factor, [&](float a, float b) { return tilted_element<L, true>(a, b); });
     } else if (form_ == Family::Form::kTilt) {
@@ -153,12 +154,37 @@ class GroupSweeps {
     return Family::template element<L>(p, rho, c, posterior_);
   }
 
+  // Probabilities under alpha and rho, mixed.
+  __device__ __forceinline__ void store_next(const float (&a)[kCount], const float (&b)[kCount],
+                                             int64_t column) const {
+    const PairView& v = view_.pair;
+    const bool direct = form_ == Family::Form::kDirect;
+    float means[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      means[i] = 0;
+      if (v.mix.alpha != 0) {
+        means[i] = v.mix.alpha * (exp_nonpositive(a[i] - range_.max_a) * prior_.inverse_z);
+      }
+      if (v.mix.rho != 0) {
+        const float message = family_.message(range_, b[i]);
+        // One exponent: alpha's probability may vanish where the message brings it back.
+        const float above = direct ? a[i] + message - range_.max_r
+                                   : a[i] - range_.max_a + (message - prior_.centre);
+        const float scale = direct ? posterior_.inverse_z : prior_.inverse_z / (1 + tilted_.excess);
+        means[i] += v.mix.rho * (exp_any(above) * scale);
+      }
+    }
+    store_means(v.next, v.next_dtype, place_.out + column, means);
+  }
+
   template <Loss L, class Element>
   __device__ __forceinline__ void store(float factor, Element&& element) const {
     const PairView& v = view_.pair;
     const float factor_b = factor * family_.tilt;
     latents_.each(v, place_,
                   [&](const float (&a)[kCount], const float (&b)[kCount], int64_t column) {
+                    if (v.next != nullptr) store_next(a, b, column);
                     float grad_a[kCount], grad_b[kCount];
 #pragma unroll
                     for (int i = 0; i < kCount; ++i) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/access.h"
+#include "cuda/next.cuh"
 #include "cuda/pair.h"
 #include "losses/pair.h"
 
@@ -64,6 +65,21 @@ struct Item {
   }
 };
 
+template <class Family, int planes, int count>
+__device__ __forceinline__ void store_next(const Family& family, const PairView& v, int64_t at,
+                                           const float (&a)[planes][count],
+                                           const float (&b)[planes][count]) {
+  float means[count];
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    float one_a[planes], one_b[planes];
+#pragma unroll
+    for (int p = 0; p < planes; ++p) one_a[p] = a[p][i], one_b[p] = b[p][i];
+    means[i] = next_mean(family, v.mix, one_a, one_b);
+  }
+  store_means(v.next, v.next_dtype, at, means);
+}
+
 // The sum of the latents' losses; stores the gradients that are wanted.
 template <class Family, Loss L, class Access>
 __device__ __forceinline__ float finish(const Family& family, const PairView& v, const Place& place,
@@ -75,6 +91,8 @@ __device__ __forceinline__ float finish(const Family& family, const PairView& v,
     Access::unpack(item.a[p], v.a_dtype, a[p]);
     Access::unpack(item.b[p], v.b_dtype, b[p]);
   }
+  // Ahead of the gradients, which take the place of the latents.
+  if (v.next != nullptr) store_next(family, v, place.row * v.width + place.column, a, b);
   float sum = 0;
 #pragma unroll
   for (int i = 0; i < count; ++i) {

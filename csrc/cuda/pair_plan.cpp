@@ -87,7 +87,7 @@ PairPlan plan_pair(const PairArgs& args, const Device& device) {
   plan.flat = is_flat(args);
   const bool at_vectors = aligned(args.a, vector, plan.flat) &&
                           aligned(args.b, vector, plan.flat) && aligned(args.grad_a) &&
-                          aligned(args.grad_b);
+                          aligned(args.grad_b) && aligned(args.next);
   plan.rows = plan.flat ? 1 : args.a.count;
   plan.width = plan.flat ? args.a.count * args.width : args.width;
   const bool wide = at_vectors && (plan.flat || args.width % vector == 0) && plan.width >= vector;

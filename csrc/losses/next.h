@@ -30,4 +30,14 @@ BLL_HD Real next_mean(const Family<Real>& family, const NextMix<Real>& mix, cons
   return mix.alpha * family.prior_mean(a) + mix.rho * family.posterior_mean(a, b);
 }
 
+// The same where the mix is told apart as the kernel runs.
+template <template <class> class Family, class Real, int Planes>
+BLL_HD Real next_mean(const Family<Real>& family, const NextMix<Real>& mix, const Real (&a)[Planes],
+                      const Real (&b)[Planes]) {
+  Real mean = 0;
+  if (mix.alpha != 0) mean = mix.alpha * family.prior_mean(a);
+  if (mix.rho != 0) mean += mix.rho * family.posterior_mean(a, b);
+  return mean;
+}
+
 }  // namespace bll

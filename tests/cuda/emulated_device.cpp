@@ -19,7 +19,9 @@ cuda::Device machine{3};
 
 constexpr size_t kZone = 256;
 
-int64_t size_of(cpu::DType dtype) { return dtype == cpu::DType::kFloat32 ? 4 : 2; }
+int64_t size_of(cpu::DType dtype) {
+  return dtype == cpu::DType::kFloat32 ? 4 : dtype == cpu::DType::kFloat8 ? 1 : 2;
+}
 
 // Memory for `target` with the same address modulo 16.
 class Guarded {
@@ -63,15 +65,18 @@ void pair_loss(const cpu::PairArgs& given, const Tensor& like) {
   const Guarded value(args.value, (per_row ? args.a.count : 1) * sizeof(float));
   const Guarded grad_a(args.grad_a, args.a.count * latents * size_of(args.a.dtype));
   const Guarded grad_b(args.grad_b, args.b.count * latents * size_of(args.b.dtype));
+  const Guarded next(args.next, args.a.count * args.width * size_of(args.next_dtype));
   const Guarded memory(scratch.mutable_data_ptr(), workspace);
   args.value = value.data();
   args.grad_a = grad_a.data();
   args.grad_b = grad_b.data();
+  args.next = next.data();
   const cudaError_t error = cuda::pair_loss(args, machine, memory.data(), nullptr);
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
   value.finish("the value");
   grad_a.finish("the gradient of a");
   grad_b.finish("the gradient of b");
+  next.finish("the next block's input");
   memory.finish("the workspace");
 }
 
