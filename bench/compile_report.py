@@ -52,7 +52,12 @@ class Row:
 def _type_name(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         names = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
-        names |= {"torch.int64": "i64", "torch.int32": "i32", "torch.float64": "fp64"}
+        names |= {
+            "torch.uint8": "u8",
+            "torch.int64": "i64",
+            "torch.int32": "i32",
+            "torch.float64": "fp64",
+        }
         return "*" + names[str(value.dtype)]
     if isinstance(value, float):
         return "fp32"
@@ -118,13 +123,15 @@ def _operands(dtype: torch.dtype, family: str, width: int) -> tuple[torch.Tensor
 
 def pair_cases(dtype: torch.dtype, loss: str, tables: bool = True) -> Cases:
     """Dense and class-table messages of every family, value and all gradients."""
-    both = pair.pair_loss_value_and_grad
+    both, following = pair.pair_loss_value_and_grad, pair.pair_loss_next
     for family in FORMULAS:
         for group in (4, 4096, 8192) if family == "categorical" else (1,):
             a, table, labels, weight = _operands(dtype, family, max(group, 1024))
             options = (family, group, 0.5, loss, 1.5, "batchmean", True, True)
             name = f"{family} {loss}" + (f" {group}" if group > 1 else "")
             yield f"{name} dense", _launches(both, a, a.clone(), None, None, *options)
+            mean = (*options, 0.25, torch.bfloat16 if tables else torch.float8_e4m3fn)
+            yield f"{name} next dense", _launches(following, a, a.clone(), None, None, *mean)
             if tables and group in (1, 8192):
                 yield f"{name} table", _launches(both, a, table, labels, weight, *options)
 
