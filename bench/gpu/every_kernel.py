@@ -34,6 +34,8 @@ def pair_calls(family: str, dtype: torch.dtype) -> Iterator[str]:
                     a, b, family, stop_posterior=stop, direction=direction, wrt=("a", "b")
                 )
         bk.evidence_loss_value_and_grad(a, b[:5], family, labels=labels, wrt=("a", "b"))
+        for next_dtype in (dtype, torch.float8_e4m3fn):
+            bk.evidence_loss_value_and_grad(a, b, family, next_input=0.5, next_dtype=next_dtype)
         yield f"pair {family} {width} {dtype}"
 
 
