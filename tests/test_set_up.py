@@ -131,8 +131,8 @@ def test_a_broken_virtual_environment_is_named(tree):
         ({"BLL_REQUIRE": "native,triton"}, "native,triton"),
         ({"BLL_BUILD": "none"}, ""),
         ({"CXX": "no-such-compiler -O2", "PATH": "EMPTY"}, ""),
-        ({"PATH": "COMPILER", "CUDA_HOME": "/nowhere"}, "native"),
-        ({"PATH": "COMPILER", "CUDA_HOME": "TOOLKIT"}, "native,cuda-compile"),
+        ({"PATH": "COMPILER", "CUDA_HOME": "/nowhere"}, "native,triton"),
+        ({"PATH": "COMPILER", "CUDA_HOME": "TOOLKIT"}, "native,triton,cuda-compile"),
         ({"PATH": "COMPILER", "BLL_BUILD": "none"}, ""),
     ],
 )

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Prints what must not be missing here, for BLL_REQUIRE: what is asked for there already; else
-# native where a C++ compiler exists and BLL_BUILD does not leave it out, and cuda-compile (the
-# CUDA kernels compiled and emulated, no GPU needed) where nvcc exists too.
+# native and triton (which the extra `test` installs) where a C++ compiler exists and BLL_BUILD does
+# not leave it out, and cuda-compile (the CUDA kernels compiled and emulated, no GPU needed) where
+# nvcc exists too.
 set -eu
 if [ -n "${BLL_REQUIRE:-}" ]; then
   echo "$BLL_REQUIRE"
@@ -13,9 +14,9 @@ for compiler in "${CXX:-g++}" clang++ c++; do
   # CXX may carry options; its first word is the program.
   if command -v "${compiler%% *}" >/dev/null 2>&1; then
     if command -v nvcc >/dev/null 2>&1 || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
-      echo native,cuda-compile
+      echo native,triton,cuda-compile
     else
-      echo native
+      echo native,triton
     fi
     exit 0
   fi
