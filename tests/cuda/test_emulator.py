@@ -46,4 +46,5 @@ def test_emulated(suite: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
 def test_no_undefined_behaviour(suite: Path) -> None:
-    run_suite(suite, "-k", "order7", sanitized=True)
+    # One order of threads is enough; suites without orders run whole.
+    run_suite(suite, "-k", "not order0 and not order1", sanitized=True)
