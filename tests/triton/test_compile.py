@@ -81,7 +81,7 @@ def test_no_spills() -> None:
     check(list(report(False, TARGETS)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_no_spills_of_any_loss() -> None:
     check(list(report(True, TARGETS)))
