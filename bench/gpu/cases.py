@@ -52,8 +52,7 @@ def _differentiated(value: Callable[..., Tensor], wanted: int) -> Form:
     return form
 
 
-def _compiled(form: Form, value: Callable[..., Tensor], wanted: int, mode: str | None) -> Form:
-    del form
+def _compiled(value: Callable[..., Tensor], wanted: int, mode: str | None) -> Form:
     return _differentiated(torch.compile(value, dynamic=False, mode=mode), wanted)
 
 
@@ -84,9 +83,9 @@ def _forms(
     value: Callable[..., Tensor], wanted: int, more: dict[str, Form] | None = None
 ) -> dict[str, Form]:
     eager = _differentiated(value, wanted)
-    forms = {"eager": eager, "compile": _compiled(eager, value, wanted, None)}
+    forms = {"eager": eager, "compile": _compiled(value, wanted, None)}
     for mode in ("reduce-overhead", "max-autotune-no-cudagraphs"):
-        forms[f"compile {mode}"] = _compiled(eager, value, wanted, mode)
+        forms[f"compile {mode}"] = _compiled(value, wanted, mode)
     return {**forms, **(more or {})}
 
 
