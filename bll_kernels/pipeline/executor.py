@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Final
 
 from torch import Tensor
 
 from bll_kernels.pipeline.block import Batch, Block, Certificate, StepResult, certify
 from bll_kernels.pipeline.run import Run
 from bll_kernels.pipeline.schedule import pipelined
+from bll_kernels.pipeline.step import AutogradStep, LocalStep, Updater
 
 MODES: Final = ("sequential", "pipelined")
-
-
-class Updater(Protocol):
-    """What updates one block: a `torch.optim` optimiser, or a part of one."""
-
-    def step(self) -> Any:
-        """Update the block from its parameters' gradients."""
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop those gradients."""
 
 
 OptimizerFactory = Callable[[Sequence[Tensor]], Updater]
@@ -81,6 +72,10 @@ class Executor:
         self.threads = threads
         self.seed = seed
         self.optimizers = [optimizer_factory(block.parameters()) for block in blocks]
+        self.steps: list[LocalStep] = [
+            AutogradStep(block, optimizer, micro_batches)
+            for block, optimizer in zip(self.blocks, self.optimizers, strict=True)
+        ]
         self.batches_done = 0
         self.draws: list[bool | None] = [None] * len(names)
         self._running = threading.Lock()

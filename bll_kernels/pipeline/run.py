@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from bll_kernels.pipeline.block import Batch, Block, StepResult
+from bll_kernels.pipeline.block import Batch, StepResult
 from bll_kernels.pipeline.schedule import Kind, pipelined
+from bll_kernels.pipeline.step import LocalStep
 
 if TYPE_CHECKING:
     from bll_kernels.pipeline.executor import Executor
@@ -116,55 +117,45 @@ class Run:
         if index > 0:
             x = self.outputs[index - 1, micro_batch]
         doing = Kind.FORWARD
+        step = self.executor.steps[index]
         try:
-            with torch.enable_grad():
-                output = self._forward(block, index, micro_batch, x.detach())
-            sent = output.detach()
+            output, saved = self._forward(step, index, micro_batch, x)
             with self.changed:
                 if self.error is not None:
                     return
-                self.outputs[index, micro_batch] = sent
+                self.outputs[index, micro_batch] = output
                 self.changed.notify_all()
             doing = Kind.LOSS
-            loss, gradient = block.loss_and_grad(sent, labels)
+            loss, gradient = step.loss(output, labels, saved)
             doing = Kind.BACKWARD
-            if output.requires_grad:
-                output.backward(gradient)
+            step.backward(gradient, saved)
             doing = Kind.UPDATE
             if (micro_batch + 1) % self.executor.micro_batches == 0:
-                self._update(index)
+                step.update()
         except BaseException as error:
             _note(error, f"in block {block.name!r}, {doing.value} of micro-batch {micro_batch}")
             raise
         with self.changed:
-            self.losses[index, micro_batch] = loss.detach()
+            self.losses[index, micro_batch] = loss
             self.done.add((index, micro_batch))
             if index > 0:
                 del self.outputs[index - 1, micro_batch]
             self.changed.notify_all()
 
-    def _forward(self, block: Block, index: int, micro_batch: int, x: Tensor) -> Tensor:
+    def _forward(
+        self, step: LocalStep, index: int, micro_batch: int, x: Tensor
+    ) -> tuple[Tensor, Any]:
         if self.executor.draws[index] is False:
-            return block.forward(x)
+            return step.forward(x)
         count = len(self.executor.blocks)
         done = self.executor.batches_done * self.executor.micro_batches
         with _GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed((self.executor.seed * 1_000_003 + done + micro_batch) * count + index)
             before = torch.get_rng_state()
-            output = block.forward(x)
+            found = step.forward(x)
             if self.executor.draws[index] is None:
                 self.executor.draws[index] = not torch.equal(before, torch.get_rng_state())
-            return output
-
-    def _update(self, index: int) -> None:
-        optimizer, count = self.executor.optimizers[index], self.executor.micro_batches
-        if count > 1:
-            # Every part's gradient is a mean over the part.
-            for parameter in self.executor.blocks[index].parameters():
-                if parameter.grad is not None:
-                    parameter.grad.div_(count)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            return found
 
     def result(self, batch: int) -> StepResult:
         """Losses and output of one of the batches."""

@@ -1,0 +1,90 @@
+"""A block's local step in its parts, as the executor runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from bll_kernels.pipeline.block import Block
+
+
+class Updater(Protocol):
+    """What updates one block: a `torch.optim` optimiser, or a part of one."""
+
+    def step(self) -> Any:
+        """Update the block from its parameters' gradients."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop those gradients."""
+
+
+class LocalStep(Protocol):
+    """One block on one micro-batch; the parts are called in this order.
+
+    Attributes:
+        path: How the step is run, for reports: "autograd" or "traced".
+    """
+
+    path: str
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+        """The block's output, detached, and what the later parts need of this forward."""
+
+    def loss(self, output: Tensor, labels: Tensor, saved: Any) -> tuple[Tensor, Tensor]:
+        """Local loss, 0-dim and detached, and its gradient to `output`."""
+
+    def backward(self, gradient: Tensor, saved: Any) -> None:
+        """Add the micro-batch's gradients to those of the block."""
+
+    def update(self) -> None:
+        """Update the block from the mean of its micro-batches' gradients, and drop those."""
+
+
+class AutogradStep:
+    """The step by autograd, which serves every block.
+
+    Args:
+        block: The block.
+        updater: Of the block's parameters.
+        micro_batches: Micro-batches of a batch.
+    """
+
+    path = "autograd"
+
+    def __init__(self, block: Block, updater: Updater, micro_batches: int) -> None:
+        self.block = block
+        self.updater = updater
+        self.micro_batches = micro_batches
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `LocalStep`; what is saved is the output with its graph."""
+        with torch.enable_grad():
+            output = self.block.forward(x.detach())
+        return output.detach(), output
+
+    def loss(self, output: Tensor, labels: Tensor, saved: Tensor) -> tuple[Tensor, Tensor]:
+        """See `LocalStep`."""
+        loss, gradient = self.block.loss_and_grad(output, labels)
+        return loss.detach(), gradient
+
+    def backward(self, gradient: Tensor, saved: Tensor) -> None:
+        """See `LocalStep`."""
+        if saved.requires_grad:
+            saved.backward(gradient)
+
+    def update(self) -> None:
+        """See `LocalStep`."""
+        if self.micro_batches > 1:
+            divide_gradients(self.block.parameters(), self.micro_batches)
+        self.updater.step()
+        self.updater.zero_grad(set_to_none=True)
+
+
+def divide_gradients(parameters: Sequence[Tensor], parts: int) -> None:
+    """Divide sums over micro-batches in place: every part is a mean over its samples."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.div_(parts)
