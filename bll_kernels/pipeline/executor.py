@@ -11,7 +11,8 @@ from torch import Tensor
 from bll_kernels.pipeline.block import Batch, Block, Certificate, StepResult, certify
 from bll_kernels.pipeline.run import Run
 from bll_kernels.pipeline.schedule import pipelined
-from bll_kernels.pipeline.step import AutogradStep, LocalStep, Updater
+from bll_kernels.pipeline.step import LocalStep, Updater
+from bll_kernels.pipeline.traced import LOCAL_STEPS, make_step
 
 MODES: Final = ("sequential", "pipelined")
 
@@ -36,6 +37,9 @@ class Executor:
         seed: Of the random numbers of blocks that draw some in their forward, as dropout does.
             They depend on it, the block and the micro-batch only. Such forwards take turns; a
             block whose first forward draws none is taken never to draw any.
+        local_step: "auto": without autograd where a block can be traced (it has `trace_key`, and
+            its trace agrees with autograd), else by autograd; "autograd"; or "traced", which
+            raises where it cannot. `paths` says which way each block takes.
 
     Raises:
         ValueError: no block, two of one name, an unknown mode, or a number out of its range; or a
@@ -53,12 +57,17 @@ class Executor:
         slots: int = 2,
         threads: int = 1,
         seed: int = 0,
+        local_step: str = "auto",
     ) -> None:
         names = [block.name for block in blocks]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"blocks: expected one or more of different names, got {names}")
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+        if local_step not in LOCAL_STEPS:
+            raise ValueError(
+                f"local_step: expected one of {', '.join(LOCAL_STEPS)}, got {local_step!r}"
+            )
         if threads < 1:
             raise ValueError(f"threads: expected at least 1, got {threads}")
         self.certificate: list[Certificate] = certify(blocks)
@@ -73,12 +82,17 @@ class Executor:
         self.seed = seed
         self.optimizers = [optimizer_factory(block.parameters()) for block in blocks]
         self.steps: list[LocalStep] = [
-            AutogradStep(block, optimizer, micro_batches)
+            make_step(block, optimizer, micro_batches, local_step)
             for block, optimizer in zip(self.blocks, self.optimizers, strict=True)
         ]
         self.batches_done = 0
         self.draws: list[bool | None] = [None] * len(names)
         self._running = threading.Lock()
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """How each block's local step runs, by name: "traced", or "autograd" and the reason."""
+        return {block.name: step.path for block, step in zip(self.blocks, self.steps, strict=True)}
 
     def step(self, x: Tensor, labels: Tensor) -> StepResult:
         """One batch: forward, local losses, local backwards and updates of every block.
@@ -113,8 +127,8 @@ class Executor:
             self.batches_done += len(parts)
             return results
         except BaseException:
-            for optimizer in self.optimizers:
-                optimizer.zero_grad(set_to_none=True)
+            for step in self.steps:
+                step.drop()
             raise
         finally:
             self._running.release()
@@ -125,4 +139,6 @@ class Executor:
             raise ValueError(f"labels: expected {size}, one per sample, got {len(labels)}")
         if size == 0 or size % count:
             raise ValueError(f"x: expected a batch that divides into {count} parts, got {size}")
+        if count == 1:
+            return [(x, labels)]
         return list(zip(x.chunk(count), labels.chunk(count), strict=True))

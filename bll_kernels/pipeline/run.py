@@ -8,7 +8,8 @@ topological orders, so a worker waits only for steps that others have begun.
 from __future__ import annotations
 
 import threading
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,13 +17,10 @@ from torch import Tensor
 
 from bll_kernels.pipeline.block import Batch, StepResult
 from bll_kernels.pipeline.schedule import Kind, pipelined
-from bll_kernels.pipeline.step import LocalStep
+from bll_kernels.pipeline.step import GENERATOR
 
 if TYPE_CHECKING:
     from bll_kernels.pipeline.executor import Executor
-
-# torch's CPU generator is one for the process: a forward that draws from it holds this.
-_GENERATOR = threading.Lock()
 
 
 class Run:
@@ -31,15 +29,7 @@ class Run:
     def __init__(self, executor: Executor, inputs: list[Batch]) -> None:
         self.executor = executor
         self.inputs = inputs
-        count = executor.micro_batches
-        ops = pipelined(
-            len(executor.blocks),
-            depth=executor.depth,
-            micro_batches=count,
-            batches=len(inputs) // count,
-            slots=executor.slots,
-        )
-        self.steps = [(op.block, op.micro_batch) for op in ops if op.kind is Kind.FORWARD]
+        self.steps: tuple[tuple[int, int], ...] = ()
         self.taken = 0
         self.changed = threading.Condition()
         self.outputs: dict[tuple[int, int], Tensor] = {}
@@ -49,15 +39,26 @@ class Run:
 
     def execute(self) -> None:
         """Runs everything, and raises what a block raised first."""
-        workers = [] if self.executor.mode == "sequential" else self._start_workers()
-        try:
-            if not workers:
-                before = torch.get_num_threads()
+        if self.executor.mode == "sequential":
+            before = torch.get_num_threads()
+            if before != self.executor.threads:
                 torch.set_num_threads(self.executor.threads)
-                try:
-                    self._work()
-                finally:
+            try:
+                self._in_turn()
+            finally:
+                if before != self.executor.threads:
                     torch.set_num_threads(before)
+            return
+        count = self.executor.micro_batches
+        self.steps = _order(
+            len(self.executor.blocks),
+            self.executor.depth,
+            count,
+            len(self.inputs) // count,
+            self.executor.slots,
+        )
+        workers = self._start_workers()
+        try:
             for worker in workers:
                 worker.join()
         except BaseException as interrupt:
@@ -67,6 +68,15 @@ class Run:
             raise
         if self.error is not None:
             raise self.error
+
+    def _in_turn(self) -> None:
+        """Every micro-batch through all blocks, in the calling thread."""
+        last = len(self.executor.blocks) - 1
+        for micro_batch, (x, labels) in enumerate(self.inputs):
+            for index in range(last + 1):
+                loss, x = self._compute(index, micro_batch, x, labels, _keep)
+                self.losses[index, micro_batch] = loss
+            self.outputs[last, micro_batch] = x
 
     def _start_workers(self) -> list[threading.Thread]:
         def work() -> None:
@@ -112,47 +122,72 @@ class Run:
             self.changed.notify_all()
 
     def _local_step(self, index: int, micro_batch: int) -> None:
-        block = self.executor.blocks[index]
         x, labels = self.inputs[micro_batch]
         if index > 0:
             x = self.outputs[index - 1, micro_batch]
-        doing = Kind.FORWARD
-        step = self.executor.steps[index]
-        try:
-            output, saved = self._forward(step, index, micro_batch, x)
+
+        def send(output: Tensor) -> None:
             with self.changed:
-                if self.error is not None:
-                    return
-                self.outputs[index, micro_batch] = output
-                self.changed.notify_all()
+                if self.error is None:
+                    self.outputs[index, micro_batch] = output
+                    self.changed.notify_all()
+
+        loss, _ = self._compute(index, micro_batch, x, labels, send)
+        with self.changed:
+            self.losses[index, micro_batch] = loss
+            self.done.add((index, micro_batch))
+            if index > 0 and self.error is None:
+                del self.outputs[index - 1, micro_batch]
+            self.changed.notify_all()
+
+    def _compute(
+        self,
+        index: int,
+        micro_batch: int,
+        x: Tensor,
+        labels: Tensor,
+        send: Callable[[Tensor], None],
+    ) -> tuple[Tensor, Tensor]:
+        """One local step; the output is sent before the block's own loss is taken.
+
+        Returns:
+            Loss and output.
+        """
+        step = self.executor.steps[index]
+        doing = Kind.FORWARD
+        try:
+            if self.executor.draws[index] is False:
+                output, saved = step.forward(x, labels)
+            else:
+                output, saved = self._drawing_forward(index, micro_batch, x, labels)
+            send(output)
+            if self.error is not None:
+                # Another block has failed; the caller raises that.
+                return output, output
             doing = Kind.LOSS
-            loss, gradient = step.loss(output, labels, saved)
+            loss, saved = step.loss(saved)
             doing = Kind.BACKWARD
-            step.backward(gradient, saved)
+            step.backward(saved)
+            del saved
             doing = Kind.UPDATE
             if (micro_batch + 1) % self.executor.micro_batches == 0:
                 step.update()
         except BaseException as error:
-            _note(error, f"in block {block.name!r}, {doing.value} of micro-batch {micro_batch}")
+            name = self.executor.blocks[index].name
+            _note(error, f"in block {name!r}, {doing.value} of micro-batch {micro_batch}")
             raise
-        with self.changed:
-            self.losses[index, micro_batch] = loss
-            self.done.add((index, micro_batch))
-            if index > 0:
-                del self.outputs[index - 1, micro_batch]
-            self.changed.notify_all()
+        return loss, output
 
-    def _forward(
-        self, step: LocalStep, index: int, micro_batch: int, x: Tensor
+    def _drawing_forward(
+        self, index: int, micro_batch: int, x: Tensor, labels: Tensor
     ) -> tuple[Tensor, Any]:
-        if self.executor.draws[index] is False:
-            return step.forward(x)
+        """A forward that draws random numbers, or may: from a seed of block and micro-batch."""
         count = len(self.executor.blocks)
         done = self.executor.batches_done * self.executor.micro_batches
-        with _GENERATOR, torch.random.fork_rng(devices=[]):
+        with GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed((self.executor.seed * 1_000_003 + done + micro_batch) * count + index)
             before = torch.get_rng_state()
-            found = step.forward(x)
+            found = self.executor.steps[index].forward(x, labels)
             if self.executor.draws[index] is None:
                 self.executor.draws[index] = not torch.equal(before, torch.get_rng_state())
             return found
@@ -162,10 +197,28 @@ class Run:
         count, last = self.executor.micro_batches, len(self.executor.blocks) - 1
         parts = range(batch * count, (batch + 1) * count)
         losses = {
-            block.name: torch.stack([self.losses[index, part] for part in parts]).mean()
+            block.name: _mean([self.losses[index, part] for part in parts])
             for index, block in enumerate(self.executor.blocks)
         }
-        return StepResult(losses, torch.cat([self.outputs[last, part] for part in parts]))
+        outputs = [self.outputs[last, part] for part in parts]
+        return StepResult(losses, outputs[0] if count == 1 else torch.cat(outputs))
+
+
+@lru_cache(maxsize=64)
+def _order(
+    blocks: int, depth: int, micro_batches: int, batches: int, slots: int
+) -> tuple[tuple[int, int], ...]:
+    """(block, micro-batch) of the local steps in the order they are taken."""
+    ops = pipelined(blocks, depth=depth, micro_batches=micro_batches, batches=batches, slots=slots)
+    return tuple((op.block, op.micro_batch) for op in ops if op.kind is Kind.FORWARD)
+
+
+def _keep(output: Tensor) -> None:
+    """In turn, the output is the next call's argument."""
+
+
+def _mean(losses: list[Tensor]) -> Tensor:
+    return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
 
 def _note(error: BaseException, text: str) -> None:
