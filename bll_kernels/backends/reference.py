@@ -254,14 +254,20 @@ def class_loss_backward(
     messages, tau, slope = formulas.tilt_message(table.to(dtype), tau, tilt)
     grad_a = torch.zeros_like(latents[:, 0])
     grad_table = torch.zeros_like(messages)
+    norm = formulas.message_log_norm(messages, group=group) if normalize_message else None
     for part in _class_chunks(a, table):
-        terms = formulas.pair(latents, messages[None, part], "evidence", group=group, tau=tau)
+        operands = latents, messages[None, part]
+        terms = formulas.pair(*operands, "evidence", group=group, tau=tau)
         # s_c is minus the evidence loss.
         grad_a -= _scaled(terms.grad_a, coefficient[:, part]).sum(1)
-        grad_table[part] = -_scaled(terms.grad_b, coefficient[:, part]).sum(0)
-    norm = formulas.message_log_norm(messages, group=group) if normalize_message else None
-    if norm is not None:
-        grad_table = grad_table - _scaled(norm.grad, coefficient.sum(0))
+        grad_b = terms.grad_b
+        if norm is not None:
+            # mu(a + b) - mu(b) is the gradient to b as the forward message; only a row with a
+            # latent at infinity, which is no message, takes the difference.
+            swapped = formulas.pair(*reversed(operands), "evidence", group=group, tau=tau).grad_a
+            finite = torch.isfinite(latents).all(-1, keepdim=True)
+            grad_b = torch.where(finite, swapped, grad_b + norm.grad[part])
+        grad_table[part] = -_scaled(grad_b, coefficient[:, part]).sum(0)
     return (
         grad_a.reshape(a.shape).to(a.dtype) if need_a else _unwanted(a),
         (grad_table * slope).to(table.dtype) if need_table else _unwanted(table),

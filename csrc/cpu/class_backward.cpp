@@ -35,7 +35,6 @@ struct Backward {
     planes = problem.planes;
     block_rows = std::max(kBlockRows, (rows + kMaximumBlocks - 1) / kMaximumBlocks);
     row_blocks = (rows + block_rows - 1) / block_rows;
-    latents = block_latents();
   }
 
   int64_t block_latents() const {
@@ -59,6 +58,25 @@ struct Backward {
         scaled[i * classes + c] = factor * residual[i * classes + c];
       }
     }
+  }
+
+  // The fast loops rely on finite terms that add up, and cancel, in any order; the generic loops
+  // add every term of the definition, NaN and infinity included.
+  void choose_path() {
+    const bool reads_squares = path == ClassPath::kLinear && problem.square != 0;
+    if (!all_finite(coefficients, rows * classes)) path = ClassPath::kGeneric;
+    for (int64_t c = 0; reads_squares && c < classes; ++c) {
+      const Real* b = problem.table + c * problem.table_stride;
+      if (!all_finite(b, width)) path = ClassPath::kGeneric;
+    }
+    latents = block_latents();
+  }
+
+  static bool all_finite(const Real* x, int64_t size) {
+    bool finite = true;
+#pragma omp simd reduction(& : finite)
+    for (int64_t i = 0; i < size; ++i) finite &= x[i] - x[i] == 0;
+    return finite;
   }
 
   void sum_classes() {
@@ -90,8 +108,8 @@ struct Backward {
   }
 
   void finish_table() {
-    // d offset_c / d b_c = 2 square b_c
-    const Real slope = static_cast<Real>(2 * problem.square);
+    // d offset_c / d b_c = 2 square b_c, which the generic loops have added already.
+    const Real slope = static_cast<Real>(path == ClassPath::kGeneric ? 0 : 2 * problem.square);
     const double tilt = args.family.tilt;
     const Real scale = static_cast<Real>(path == ClassPath::kLinear      ? problem.scale
                                          : path == ClassPath::kBernoulli ? tilt
@@ -132,6 +150,7 @@ struct Backward {
 
   void run() {
     weigh_residual();
+    choose_path();
     if (args.grad_table || args.grad_bias) sum_classes();
     if (args.grad_a || args.grad_table) run_blocks();
     if (args.grad_table) finish_table();
