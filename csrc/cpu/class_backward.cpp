@@ -1,5 +1,6 @@
 // Gradients of the class loss from its residual. Work items are blocks of rows times latents; a
 // block owns its part of grad_a, and blocks of other rows add to the table in a second stage.
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -67,7 +68,7 @@ struct Backward {
     if (!all_finite(coefficients, rows * classes)) path = ClassPath::kGeneric;
     for (int64_t c = 0; reads_squares && c < classes; ++c) {
       const Real* b = problem.table + c * problem.table_stride;
-      if (!all_finite(b, width)) path = ClassPath::kGeneric;
+      if (!std::isfinite(class_kernels<Real>().dot(b, b, width))) path = ClassPath::kGeneric;
     }
     latents = block_latents();
   }
@@ -94,14 +95,16 @@ struct Backward {
                            : path == ClassPath::kBernoulli ? kernels.bernoulli_gradients
                                                            : generic_gradients<Real>;
     const int64_t size = classes * planes * width;
-    if (args.grad_table) partial = Buffer<Real>(row_blocks * size);
+    if (args.grad_table && !adds_in_place()) partial = Buffer<Real>(row_blocks * size);
     const int64_t steps = (width + latents - 1) / latents;
     parallel(parallel_for, row_blocks * steps, 1, [&](int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) {
         const int64_t block = item / steps, from = item % steps * latents;
         LatentBlock here{block * block_rows, std::min((block + 1) * block_rows, rows), from,
                          std::min(latents, width - from)};
-        Real* sums = args.grad_table ? partial.get() + block * size : nullptr;
+        Real* sums = adds_in_place()   ? static_cast<Real*>(args.grad_table)
+                     : args.grad_table ? partial.get() + block * size
+                                       : nullptr;
         gradients(problem, here, coefficients + here.row_begin * classes, sums);
       }
     });
@@ -134,8 +137,14 @@ struct Backward {
 
   static bool converts(DType dtype) { return element_size(dtype) == 2; }
 
+  // One block of rows leaves its sums where the gradient belongs.
+  bool adds_in_place() const {
+    return args.grad_table && row_blocks == 1 && !converts(args.table.dtype);
+  }
+
   // The blocks' sums of one class, added in their order.
   void sum_blocks(int64_t c, Real* sum) const {
+    if (adds_in_place()) return;
     const int64_t size = planes * width;
     if (row_blocks == 0) std::fill(sum, sum + size, Real(0));
     for (int64_t block = 0; block < row_blocks; ++block) {
