@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +21,24 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    """Print the version without importing the kernels, and torch with them."""
+    if not wanted:
+        return
+    spec = importlib.util.find_spec("bll_kernels")
+    assert spec is not None and spec.submodule_search_locations
+    version = runpy.run_path(str(Path(spec.submodule_search_locations[0]) / "_version.py"))
+    print(f"bll {version['__version__']}")
+    raise typer.Exit
+
+
 @app.callback()
-def _group() -> None:
+def _group(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
     """Keep ``bll`` a group of commands however many there are."""
 
 
