@@ -42,14 +42,17 @@ def emulation(order: int, processors: int = PROCESSORS) -> Iterator[None]:
     library().bll_emulator_set(order, processors)
     devices = selection.DEVICES
     before, known = selection._forced, "emulated" in devices
-    devices["emulated"] = frozenset({"cpu"})
+    tables = (devices, selection.FUSES_POOL, selection.CHUNKS)
+    for table in tables:
+        table["emulated"] = frozenset({"cpu"})
     selection._forced = "emulated"
     try:
         yield
     finally:
         selection._forced = before
         if not known:
-            del devices["emulated"]
+            for table in tables:
+                del table["emulated"]
 
 
 def counts() -> dict[str, int]:

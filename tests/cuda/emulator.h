@@ -288,6 +288,7 @@ T counted_load(const T* from) {
       mask, value, static_cast<int>(threadIdx.x % 32) ^ static_cast<int>(lanes), \
       BLL_EMULATOR_HERE)
 #define __ldg(pointer) bll_emulator::counted_load(pointer)
+#define BLL_LOAD(pointer) bll_emulator::counted_load(pointer)
 
 #undef __launch_bounds__
 #define __launch_bounds__(...)

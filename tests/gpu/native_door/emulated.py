@@ -33,13 +33,15 @@ def emulation(order: int = 0, processors: int = PROCESSORS) -> Iterator[None]:
     """Serve every call in the block by the GPU, whatever the order."""
     library()
     before = selection._forced
-    selection.DEVICES["emulated"] = frozenset({"cpu"})
+    for served in (selection.DEVICES, selection.FUSES_POOL, selection.CHUNKS):
+        served["emulated"] = frozenset({"cpu"})
     selection._forced = "emulated"
     try:
         yield
     finally:
         selection._forced = before
-        del selection.DEVICES["emulated"]
+        for served in (selection.DEVICES, selection.FUSES_POOL, selection.CHUNKS):
+            del served["emulated"]
 
 
 def counts() -> dict[str, int]:
