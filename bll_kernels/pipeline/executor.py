@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from torch import Tensor
 
 from bll_kernels.pipeline.block import Batch, Block, Certificate, StepResult, certify
+from bll_kernels.pipeline.events import Recorder
 from bll_kernels.pipeline.run import Run
 from bll_kernels.pipeline.schedule import pipelined
 from bll_kernels.pipeline.step import AutogradStep, LocalStep, Updater
@@ -78,6 +80,7 @@ class Executor:
         ]
         self.batches_done = 0
         self.draws: list[bool | None] = [None] * len(names)
+        self.recorder: Recorder | None = None
         self._running = threading.Lock()
 
     def step(self, x: Tensor, labels: Tensor) -> StepResult:
@@ -118,6 +121,15 @@ class Executor:
             raise
         finally:
             self._running.release()
+
+    @contextmanager
+    def recorded(self) -> Iterator[Recorder]:
+        """Records the operations of the steps inside; without it nothing is recorded."""
+        self.recorder = Recorder()
+        try:
+            yield self.recorder
+        finally:
+            self.recorder = None
 
     def _split(self, x: Tensor, labels: Tensor) -> list[Batch]:
         size, count = len(x), self.micro_batches

@@ -39,6 +39,10 @@ class Run:
             batches=len(inputs) // count,
             slots=executor.slots,
         )
+        recorder = executor.recorder
+        self.local_steps = (
+            executor.steps if recorder is None else recorder.watch(executor.blocks, executor.steps)
+        )
         self.steps = [(op.block, op.micro_batch) for op in ops if op.kind is Kind.FORWARD]
         self.taken = 0
         self.changed = threading.Condition()
@@ -117,7 +121,7 @@ class Run:
         if index > 0:
             x = self.outputs[index - 1, micro_batch]
         doing = Kind.FORWARD
-        step = self.executor.steps[index]
+        step = self.local_steps[index]
         try:
             output, saved = self._forward(step, index, micro_batch, x)
             with self.changed:
