@@ -119,7 +119,6 @@ class _RecordedStep:
     """A local step whose parts are recorded."""
 
     def __init__(self, recorder: Recorder, index: int, name: str, step: LocalStep) -> None:
-        self.path = step.path
         self.step = step
         self.recorder = recorder
         self.index = index
@@ -129,22 +128,29 @@ class _RecordedStep:
     def _operation(self, kind: Kind) -> Any:
         return self.recorder.operation(self.index, self.name, self.micro_batch, kind)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+    @property
+    def path(self) -> str:
+        return self.step.path
+
+    def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Any]:
         self.micro_batch += 1
         with self._operation(Kind.FORWARD):
-            return self.step.forward(x)
+            return self.step.forward(x, labels)
 
-    def loss(self, output: Tensor, labels: Tensor, saved: Any) -> tuple[Tensor, Tensor]:
+    def loss(self, saved: Any) -> tuple[Tensor, Any]:
         with self._operation(Kind.LOSS):
-            return self.step.loss(output, labels, saved)
+            return self.step.loss(saved)
 
-    def backward(self, gradient: Tensor, saved: Any) -> None:
+    def backward(self, saved: Any) -> None:
         with self._operation(Kind.BACKWARD):
-            self.step.backward(gradient, saved)
+            self.step.backward(saved)
 
     def update(self) -> None:
         with self._operation(Kind.UPDATE):
             self.step.update()
+
+    def drop(self) -> None:
+        self.step.drop()
 
 
 def chrome_trace(runs: Mapping[str, Sequence[Event]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from local_blocks import adam, data, network
 
+from bll import cli
 from bll.timeline import draw_timeline
 from bll_kernels.pipeline.backprop import Backprop
 from bll_kernels.pipeline.events import Event, Recorder, chrome_trace
@@ -63,17 +64,15 @@ def test_the_command_shows_overlap_and_writes_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "trace.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_bad_options_of_the_command(tmp_path: Path) -> None:
+def test_bad_options_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for option, message in (
         (["--depth", "9"], "depth: expected at most 4"),
         (["--batches", "0"], "batches: expected at least 1, got 0"),
         (["--rule", "bp"], "downstream"),
         (["--batch-size", "5", "--micro-batches", "2"], "divides into 2 parts, got 5"),
     ):
-        command = [sys.executable, "-m", "bll", "trace", "--out", str(tmp_path / "x"), *option]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 2
-        assert message in done.stderr
+        assert cli.main(["trace", "--out", str(tmp_path / "x"), *option]) == 2
+        assert message in capsys.readouterr().err
         assert not (tmp_path / "x").exists()
 
 
@@ -82,7 +81,7 @@ def test_events_of_a_block_are_its_schedule(mode: str) -> None:
     executor = Executor(network(0, 3, 8), adam, mode=mode, micro_batches=2)
     feed = data(0, 8, 8, 3)
     executor.run(feed)
-    with executor.recorded() as recorder:
+    with executor.watched(Recorder()) as recorder:
         executor.run(feed)
     executor.run(feed)
     events = recorder.events()
@@ -102,7 +101,7 @@ def test_recording_changes_no_bit() -> None:
     plain, recorded = (Executor(network(4, 3, 8), adam) for _ in range(2))
     for x, y in data(4, 8, 8, 3):
         plain.step(x, y)
-        with recorded.recorded():
+        with recorded.watched(Recorder()):
             recorded.step(x, y)
     for left, right in zip(plain.blocks, recorded.blocks, strict=True):
         for p, q in zip(left.parameters(), right.parameters(), strict=True):

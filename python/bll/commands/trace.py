@@ -156,7 +156,7 @@ def _record(options: TraceOptions, local: Executor) -> list[Event]:
     data = _data(options)
     for batch in range(WARM_UP):
         local.step(*data[batch % len(data)])
-    with local.recorded() as recorder:
+    with local.watched(Recorder()) as recorder:
         local.run(data)
     return recorder.events()
 
