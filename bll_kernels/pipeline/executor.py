@@ -10,7 +10,8 @@ from typing import Final, Protocol, TypeVar
 
 from torch import Tensor
 
-from bll_kernels.pipeline.block import Batch, Block, Certificate, StepResult, certify
+from bll_kernels.pipeline.block import Batch, Block, StepResult
+from bll_kernels.pipeline.certificate import Certificate, certify, refuse_what_cannot_run
 from bll_kernels.pipeline.choice import Choice
 from bll_kernels.pipeline.device import Device, default_device
 from bll_kernels.pipeline.graphed import CaptureError, GraphedSteps
@@ -58,7 +59,8 @@ class Executor:
 
     Raises:
         ValueError: no block, two of one name, an unknown mode, one that cannot run here, or a
-            number out of its range; or a block's loss reads what other blocks change.
+            number out of its range; or a block reads what no step can wait for, or, with several
+            blocks in flight, parameters of other blocks.
     """
 
     def __init__(
@@ -81,10 +83,13 @@ class Executor:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
         if threads < 1:
             raise ValueError(f"threads: expected at least 1, got {threads}")
-        self.certificate: list[Certificate] = certify(blocks)
         self.depth = 1 if mode == "sequential" else len(names) if depth is None else depth
         # Checks the numbers, before anything is made.
         pipelined(len(names), depth=self.depth, micro_batches=micro_batches, slots=slots)
+        self.certificate: list[Certificate] = certify(
+            blocks, depth=self.depth, micro_batches=micro_batches, slots=slots
+        )
+        refuse_what_cannot_run(blocks, self.depth)
         self.blocks = list(blocks)
         self.mode = mode
         self.micro_batches = micro_batches

@@ -49,13 +49,13 @@ def train(
         typer.Option(help="Hidden units (mlp), or channels of the first stage. Default: model's."),
     ] = None,
     executor: Annotated[
-        str | None, typer.Option(help="sequential, or pipelined (CPU). Default: sequential.")
+        str | None, typer.Option(help="sequential, pipelined or auto. Default: sequential.")
     ] = None,
     depth: Annotated[
         int | None, typer.Option(help="Blocks in flight of pipelined. Default: all.")
     ] = None,
     micro_batches: Annotated[
-        int | None, typer.Option(help="Equal parts pipelined cuts a batch into. Default: 1.")
+        int | None, typer.Option(help="Equal parts the executor cuts a batch into. Default: 1.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 5.")] = None,
     batch_size: Annotated[

@@ -131,18 +131,6 @@ def test_random_numbers_of_the_caller_are_left_alone() -> None:
     assert_same_bits(got, torch.rand(3))
 
 
-def test_the_certificate() -> None:
-    executor = Executor(network(0, 2, 6), adam)
-    assert [str(line) for line in executor.certificate] == [
-        "b0: exact (reads its own input, parameters and label, output)",
-        "b1: exact (reads its own input, parameters and label, output)",
-    ]
-    blocks = network(0, 2, 6)
-    blocks[0].reads = frozenset({"output", "downstream"})
-    with pytest.raises(ValueError, match="the loss of 'b0' reads downstream, which other blocks"):
-        Executor(blocks, adam)
-
-
 def test_two_threads_are_refused() -> None:
     blocks = network(0, 2, 6)
     entered, leave = threading.Event(), threading.Event()
