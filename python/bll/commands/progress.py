@@ -91,7 +91,7 @@ def print_certificate(trainer: Trainer) -> None:
         f"{executor.micro_batches} micro-batches; parameters seen, against one block at a time:"
     )
     for line in executor.certificate:
-        console.print(f"  {line}")
+        console.print(f"  {line}", soft_wrap=True)
 
 
 def print_results(results: Mapping[str, Any], out: Path) -> None:

@@ -97,12 +97,12 @@ def record_runs(options: TraceOptions) -> dict[str, list[Event]]:
     before = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
-        local = _executor(options, "sequential")
+        local = make_executor(options, "sequential")
         return {
             "backpropagation": _record_backprop(options, local),
-            "local, sequential": _record(options, _executor(options, "sequential")),
+            "local, sequential": _record(options, make_executor(options, "sequential")),
             f"local, pipelined, depth {options.depth or options.blocks}": _record(
-                options, _executor(options, "pipelined")
+                options, make_executor(options, "pipelined")
             ),
         }
     finally:
@@ -113,7 +113,8 @@ def _image_shape(options: TraceOptions) -> tuple[int, int, int]:
     return (1, 28, 28) if options.model == "mlp" else (3, 32, 32)
 
 
-def _data(options: TraceOptions) -> Batches:
+def random_batches(options: TraceOptions) -> Batches:
+    """Random images and labels."""
     generator = torch.Generator().manual_seed(options.seed)
     size, shape = options.batch_size, _image_shape(options)
     return [
@@ -140,7 +141,13 @@ def _model(options: TraceOptions) -> nn.Module:
     )
 
 
-def _executor(options: TraceOptions, mode: str) -> Executor:
+def make_executor(options: TraceOptions, mode: str) -> Executor:
+    """An executor of a freshly drawn network.
+
+    Raises:
+        ValueError: An option is out of its range.
+        TypeError: The model is no `nn.Sequential`.
+    """
     return executor(
         _model(options),
         BlockAdam,
@@ -153,7 +160,7 @@ def _executor(options: TraceOptions, mode: str) -> Executor:
 
 
 def _record(options: TraceOptions, local: Executor) -> list[Event]:
-    data = _data(options)
+    data = random_batches(options)
     for batch in range(WARM_UP):
         local.step(*data[batch % len(data)])
     with local.watched(Recorder()) as recorder:
@@ -163,7 +170,7 @@ def _record(options: TraceOptions, local: Executor) -> list[Event]:
 
 def _record_backprop(options: TraceOptions, local: Executor) -> list[Event]:
     network = Backprop(local.blocks, BlockAdam)
-    data = _data(options)
+    data = random_batches(options)
     for batch in range(WARM_UP):
         network.step(*data[batch % len(data)])
     network.recorder, network.steps_done = Recorder("bp"), 0
