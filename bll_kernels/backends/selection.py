@@ -33,6 +33,11 @@ FUNCTIONS: Final = {
 _forced: str | None = None
 
 
+def requested_backend() -> str | None:
+    """The backend that `use_backend` asks for, or None."""
+    return _forced
+
+
 def available() -> dict[str, str | None]:
     """Every backend with None where it is usable, else the reason why it is not."""
     return {"reference": None, "native": native.FAILURE, "triton": triton.unusable()}

@@ -17,8 +17,9 @@ from bll_kernels.pipeline.device import Device, default_device
 from bll_kernels.pipeline.graphed import CaptureError, GraphedSteps
 from bll_kernels.pipeline.run import Run
 from bll_kernels.pipeline.schedule import pipelined
-from bll_kernels.pipeline.step import AutogradStep, LocalStep, Updater
+from bll_kernels.pipeline.step import LocalStep, Updater
 from bll_kernels.pipeline.stream_run import StreamRun
+from bll_kernels.pipeline.traced import LOCAL_STEPS, make_step
 
 MODES: Final = ("sequential", "pipelined", "graphed", "auto")
 
@@ -55,6 +56,9 @@ class Executor:
         seed: Of the random numbers of blocks that draw some in their forward, as dropout does.
             They depend on it, the block and the micro-batch only. Such forwards take turns; a
             block whose first forward draws none is taken never to draw any.
+        local_step: "auto": without autograd where a block can be traced (it has `trace_key`, and
+            its trace agrees with autograd), else by autograd; "autograd"; or "traced", which
+            raises where it cannot. `paths` says which way each block takes.
         device: Where the blocks work; by default the GPU of their parameters, or None, the CPU.
 
     Raises:
@@ -74,6 +78,7 @@ class Executor:
         slots: int = 2,
         threads: int = 1,
         seed: int = 0,
+        local_step: str = "auto",
         device: Device | None = None,
     ) -> None:
         names = [block.name for block in blocks]
@@ -81,6 +86,10 @@ class Executor:
             raise ValueError(f"blocks: expected one or more of different names, got {names}")
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+        if local_step not in LOCAL_STEPS:
+            raise ValueError(
+                f"local_step: expected one of {', '.join(LOCAL_STEPS)}, got {local_step!r}"
+            )
         if threads < 1:
             raise ValueError(f"threads: expected at least 1, got {threads}")
         self.depth = 1 if mode == "sequential" else len(names) if depth is None else depth
@@ -98,7 +107,7 @@ class Executor:
         self.seed = seed
         self.optimizers = [optimizer_factory(block.parameters()) for block in blocks]
         self.steps: list[LocalStep] = [
-            AutogradStep(block, optimizer, micro_batches)
+            make_step(block, optimizer, micro_batches, local_step)
             for block, optimizer in zip(self.blocks, self.optimizers, strict=True)
         ]
         self.batches_done = 0
@@ -112,6 +121,11 @@ class Executor:
             self.choice = self._candidates()
         self._watchers: list[Watcher] = []
         self._running = threading.Lock()
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """How each block's local step runs, by name: "traced", or "autograd" and the reason."""
+        return {block.name: step.path for block, step in zip(self.blocks, self.steps, strict=True)}
 
     def step(self, x: Tensor, labels: Tensor) -> StepResult:
         """One batch: forward, local losses, local backwards and updates of every block.

@@ -26,15 +26,11 @@ class Updater(Protocol):
 
 
 class LocalStep(Protocol):
-    """One block on one micro-batch; the parts are called in this order.
-
-    Attributes:
-        path: How the step is run, for reports: "autograd" or "traced", with the reason behind.
-    """
+    """One block on one micro-batch; the parts are called in this order."""
 
     @property
     def path(self) -> str:
-        """See above."""
+        """How the step is run, for reports: "traced", or "autograd" with the reason behind."""
 
     def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Any]:
         """The block's output, detached, and what the loss needs."""

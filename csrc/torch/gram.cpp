@@ -19,7 +19,7 @@ Tensor checked_integers(const Tensor& x, int64_t count, const char* name) {
                   torch::headeronly::toString(x.scalar_type()));
   STD_TORCH_CHECK(x.dim() == 1 && x.size(0) == count, name, ": expected shape [", count, "], got ",
                   shape_string(x));
-  return torch::stable::contiguous(x);
+  return dense(x);
 }
 
 struct GramInputs {
@@ -130,7 +130,7 @@ Tensor class_means_backward(Tensor grad, Tensor labels, Tensor counts) {
                   "grad: expected float64 or float32, got ",
                   torch::headeronly::toString(grad.scalar_type()));
   const int64_t classes = grad.size(0), width = grad.size(1);
-  const Tensor dense_grad = torch::stable::contiguous(grad);
+  const Tensor dense_grad = dense(grad);
   const Tensor dense_counts = checked_integers(counts, classes, "counts");
   const Tensor dense = checked_labels(labels, leading_sizes(labels, labels.dim()), classes);
   Tensor grad_x = new_empty(grad, {dense.numel(), width}, grad.scalar_type());

@@ -30,7 +30,7 @@ struct Map {
     STD_TORCH_CHECK(x.dim() == 4, "x: expected [B, C, H, W], got shape ", shape_string(x));
     if (is_channels_first(x)) return;
     channels_last = is_channels_last(x);
-    if (!channels_last) tensor = torch::stable::contiguous(x);
+    if (!channels_last) tensor = dense(x);
   }
 
   cpu::PoolArgs args(const std::string& kind, int64_t grid) const {
