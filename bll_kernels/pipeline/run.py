@@ -10,25 +10,35 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from bll_kernels.pipeline.block import Batch, StepResult
+from bll_kernels.pipeline.draws import drawing_forward
+from bll_kernels.pipeline.faults import note
 from bll_kernels.pipeline.schedule import Kind, pipelined
-from bll_kernels.pipeline.step import GENERATOR
+from bll_kernels.pipeline.worker import Worker
 
 if TYPE_CHECKING:
     from bll_kernels.pipeline.executor import Executor
 
 
 class Run:
-    """The local steps of some batches."""
+    """The local steps of some batches.
 
-    def __init__(self, executor: Executor, inputs: list[Batch]) -> None:
+    Args:
+        executor: Whose blocks are run.
+        inputs: Micro-batches.
+        mode: "sequential" or "pipelined".
+    """
+
+    def __init__(self, executor: Executor, inputs: list[Batch], mode: str) -> None:
         self.executor = executor
+        self.mode = mode
         self.inputs = inputs
+        self.local_steps = executor.watched_steps()
         self.steps: tuple[tuple[int, int], ...] = ()
         self.taken = 0
         self.changed = threading.Condition()
@@ -39,7 +49,7 @@ class Run:
 
     def execute(self) -> None:
         """Runs everything, and raises what a block raised first."""
-        if self.executor.mode == "sequential":
+        if self.mode == "sequential":
             before = torch.get_num_threads()
             if before != self.executor.threads:
                 torch.set_num_threads(self.executor.threads)
@@ -57,37 +67,47 @@ class Run:
             len(self.inputs) // count,
             self.executor.slots,
         )
-        workers = self._start_workers()
+        workers = self._workers()
         try:
             for worker in workers:
-                worker.join()
+                worker.start()
+            for worker in workers:
+                worker.ended.wait()
         except BaseException as interrupt:
             self._fail(interrupt)
             for worker in workers:
-                worker.join()
+                worker.wait_after_interrupt()
+            self.error = None
             raise
-        if self.error is not None:
-            raise self.error
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            # Else the error would hold this frame, and this frame the error.
+            del error
 
     def _in_turn(self) -> None:
         """Every micro-batch through all blocks, in the calling thread."""
         last = len(self.executor.blocks) - 1
         for micro_batch, (x, labels) in enumerate(self.inputs):
-            for index in range(last + 1):
-                loss, x = self._compute(index, micro_batch, x, labels, _keep)
-                self.losses[index, micro_batch] = loss
+            try:
+                for index in range(last + 1):
+                    loss, x = self._compute(index, micro_batch, x, labels, _keep)
+                    self.losses[index, micro_batch] = loss
+            except BaseException:
+                # Whoever keeps the error keeps this frame, and this run.
+                self.outputs.clear()
+                del x
+                raise
             self.outputs[last, micro_batch] = x
 
-    def _start_workers(self) -> list[threading.Thread]:
+    def _workers(self) -> list[Worker]:
         def work() -> None:
             torch.set_num_threads(self.executor.threads)
             self._work()
 
-        count = self.executor.depth
-        workers = [threading.Thread(target=work, name=f"bll-worker-{i}") for i in range(count)]
-        for worker in workers:
-            worker.start()
-        return workers
+        return [Worker(work, f"bll-worker-{i}") for i in range(self.executor.depth)]
 
     def _work(self) -> None:
         while True:
@@ -122,23 +142,23 @@ class Run:
             self.changed.notify_all()
 
     def _local_step(self, index: int, micro_batch: int) -> None:
-        x, labels = self.inputs[micro_batch]
-        if index > 0:
-            x = self.outputs[index - 1, micro_batch]
-
         def send(output: Tensor) -> None:
             with self.changed:
                 if self.error is None:
                     self.outputs[index, micro_batch] = output
                     self.changed.notify_all()
 
-        loss, _ = self._compute(index, micro_batch, x, labels, send)
+        _, labels = self.inputs[micro_batch]
+        loss, _ = self._compute(index, micro_batch, self._input(index, micro_batch), labels, send)
         with self.changed:
             self.losses[index, micro_batch] = loss
             self.done.add((index, micro_batch))
             if index > 0 and self.error is None:
                 del self.outputs[index - 1, micro_batch]
             self.changed.notify_all()
+
+    def _input(self, index: int, micro_batch: int) -> Tensor:
+        return self.outputs[index - 1, micro_batch] if index else self.inputs[micro_batch][0]
 
     def _compute(
         self,
@@ -153,13 +173,13 @@ class Run:
         Returns:
             Loss and output.
         """
-        step = self.executor.steps[index]
+        step = self.local_steps[index]
         doing = Kind.FORWARD
         try:
             if self.executor.draws[index] is False:
                 output, saved = step.forward(x, labels)
             else:
-                output, saved = self._drawing_forward(index, micro_batch, x, labels)
+                output, saved = drawing_forward(self.executor, step, index, micro_batch, x, labels)
             send(output)
             if self.error is not None:
                 # Another block has failed; the caller raises that.
@@ -173,24 +193,11 @@ class Run:
             if (micro_batch + 1) % self.executor.micro_batches == 0:
                 step.update()
         except BaseException as error:
-            name = self.executor.blocks[index].name
-            _note(error, f"in block {name!r}, {doing.value} of micro-batch {micro_batch}")
+            note(error, self.executor.blocks[index].name, doing, micro_batch)
+            # Whoever keeps the error keeps this frame; it must not keep the activations.
+            x = output = saved = None  # type: ignore[assignment]  # noqa: F841
             raise
         return loss, output
-
-    def _drawing_forward(
-        self, index: int, micro_batch: int, x: Tensor, labels: Tensor
-    ) -> tuple[Tensor, Any]:
-        """A forward that draws random numbers, or may: from a seed of block and micro-batch."""
-        count = len(self.executor.blocks)
-        done = self.executor.batches_done * self.executor.micro_batches
-        with GENERATOR, torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.executor.seed * 1_000_003 + done + micro_batch) * count + index)
-            before = torch.get_rng_state()
-            found = self.executor.steps[index].forward(x, labels)
-            if self.executor.draws[index] is None:
-                self.executor.draws[index] = not torch.equal(before, torch.get_rng_state())
-            return found
 
     def result(self, batch: int) -> StepResult:
         """Losses and output of one of the batches."""
@@ -219,12 +226,3 @@ def _keep(output: Tensor) -> None:
 
 def _mean(losses: list[Tensor]) -> Tensor:
     return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
-
-
-def _note(error: BaseException, text: str) -> None:
-    notes = getattr(error, "__notes__", None)
-    if notes is None:
-        # What BaseException.add_note does from Python 3.11 on.
-        error.__notes__ = [text]  # type: ignore[attr-defined]
-    else:
-        notes.append(text)
