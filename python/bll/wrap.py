@@ -93,6 +93,7 @@ def wrap(
         seed=seed,
         device=None if first is None else first.device,
     )
+    handle.backward_path = chosen.make_backward(model, seed)
     if inputs is not None:
         handle.complete(survey_blocks(model, cuts, chosen, *inputs), model)
     install_hooks(model, handle, cuts)

@@ -100,7 +100,7 @@ def test_mlp_has_two_linear_layers_per_block():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("vgg", {}, "model: expected one of mlp, resnet10, resnet18, resnet50, got 'vgg'"),
+        ("vgg", {}, "model: expected one of mlp, resnet10, resnet18, resnet50, vgg8b, got 'vgg'"),
         ("mlp", {"blocks": 0}, "blocks: expected at least 1, got 0"),
         ("mlp", {"width": 0}, "width: expected at least 1, got 0"),
         ("resnet10", {"blocks": 5}, "blocks: expected 1 to 4 .*, got 5"),

@@ -83,7 +83,7 @@ def test_losses_against_the_log_partition(formula, rule, shape):
     feature = torch.relu(feature)
     spec = rule.feature_spec(feature)
     message = rule.make_message(3, 0, None)
-    message.materialize(spec.width)
+    message.materialize(spec)
     if message.bias is not None:
         message.bias.data += torch.tensor([0.3, -0.2, 0.1])
     value = rule.loss(feature, y, message, spec.pool)
@@ -102,7 +102,7 @@ def test_the_feature_gets_a_gradient(rule):
     feature.requires_grad_()
     spec = rule.feature_spec(feature)
     message = rule.make_message(3, 0, None)
-    message.materialize(spec.width)
+    message.materialize(spec)
     rule.loss(feature, y, message, spec.pool).backward()
     assert feature.grad.abs().sum() > 0
     if rule.name == "bll":
@@ -115,7 +115,7 @@ def test_gaussian_bll_is_a_local_linear_classifier():
     feature, y = data((12, 10))
     rule = BllRule()
     message = rule.make_message(3, 0, None)
-    message.materialize(10)
+    message.materialize(rule.feature_spec(feature))
     table = message.table.detach()
     message.bias.data -= table.pow(2).sum(1) / 2
     expected = functional.cross_entropy(feature @ table.T, y)
@@ -123,7 +123,7 @@ def test_gaussian_bll_is_a_local_linear_classifier():
 
 
 def test_registry():
-    assert rule_names() == ("bll", "bll-kl", "bp", "bp-deepsup")
+    assert {"bll", "bll-kl", "bll-proto", "pred", "sim", "pred-sim", "bp", "fa"} < set(rule_names())
     assert [get_rule(name).name for name in rule_names()] == list(rule_names())
     assert get_rule("bll", family="bernoulli", feedback=None) == BllRule(family="bernoulli")
     assert hash(get_rule("bll")) == hash(BllRule())
@@ -205,8 +205,8 @@ class Offset(bll.Message):
     def shape(self):
         return tuple(self.offset.shape)
 
-    def materialize(self, width, *, device=None, dtype=None):
-        self.width = width
+    def materialize(self, feature, *, device=None):
+        self.width = feature.width
 
 
 def test_a_rule_of_ones_own():

@@ -9,9 +9,32 @@ from bll.rules.base import Rule
 from bll.rules.bll import BllRule
 from bll.rules.bll_kl import BllKlRule
 from bll.rules.bp import BpRule, DeepSupervisionRule
+from bll.rules.dfa import DfaRule
+from bll.rules.drtp import DrtpRule, TpsgdRule
+from bll.rules.fa import FaRule
+from bll.rules.mono_forward import MonoForwardRule
+from bll.rules.pred import PredRule
+from bll.rules.pred_sim import PredSimRule
+from bll.rules.proto import BllProtoRule
+from bll.rules.sim import SimRule
 
 _RULES: dict[str, type[Rule]] = {
-    rule.name: rule for rule in (BllRule, BllKlRule, BpRule, DeepSupervisionRule)
+    rule.name: rule
+    for rule in (
+        BllRule,
+        BllKlRule,
+        BllProtoRule,
+        PredRule,
+        SimRule,
+        PredSimRule,
+        MonoForwardRule,
+        DrtpRule,
+        TpsgdRule,
+        DfaRule,
+        FaRule,
+        BpRule,
+        DeepSupervisionRule,
+    )
 }
 
 
