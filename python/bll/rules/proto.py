@@ -122,5 +122,5 @@ def _normalised(rows: Tensor) -> Tensor:
     wide = rows if rows.dtype == torch.float64 else rows.float()
     centred = wide - wide.mean(1, keepdim=True)
     norm = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
-    unit: Tensor = centred / (norm + _SMALLEST_NORM)
+    unit: Tensor = centred / norm.clamp_min(_SMALLEST_NORM)
     return unit
