@@ -53,7 +53,7 @@ def test_gradients_against_the_formula(row, shape):
     else:
         expected_value = row.formula(feature, labels, message)
     expected = torch.autograd.grad(expected_value, wanted, allow_unused=True)
-    assert any(gradient.abs().sum() > 0 for gradient in given[:1])
+    assert given[0].abs().sum() > 0 or row.rule.name == "frozen"
     for own, other in zip(given, expected, strict=True):
         if other is None:
             assert own is None

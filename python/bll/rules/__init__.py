@@ -7,6 +7,7 @@ from bll.rules.bp import BpRule, DeepSupervisionRule
 from bll.rules.dfa import DfaRule
 from bll.rules.drtp import DrtpRule, TpsgdRule
 from bll.rules.fa import FaRule
+from bll.rules.frozen import FrozenRule
 from bll.rules.mono_forward import MonoForwardRule
 from bll.rules.pred import PredRule
 from bll.rules.pred_sim import PredSimRule
@@ -23,6 +24,7 @@ __all__ = [
     "DfaRule",
     "DrtpRule",
     "FaRule",
+    "FrozenRule",
     "MonoForwardRule",
     "PredRule",
     "PredSimRule",

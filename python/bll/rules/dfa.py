@@ -67,4 +67,4 @@ class DfaRule(Rule):
         table = message.table.to(feature.dtype)
         # Two products with the table, and no [B, d] tensor beside the gradient.
         along = (functional.linear(feature.flatten(1), table) * error.to(feature.dtype)).sum()
-        return along - along.detach()
+        return (along - along.detach()).to(message.table.dtype)

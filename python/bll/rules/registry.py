@@ -12,6 +12,7 @@ from bll.rules.bp import BpRule, DeepSupervisionRule
 from bll.rules.dfa import DfaRule
 from bll.rules.drtp import DrtpRule, TpsgdRule
 from bll.rules.fa import FaRule
+from bll.rules.frozen import FrozenRule
 from bll.rules.mono_forward import MonoForwardRule
 from bll.rules.pred import PredRule
 from bll.rules.pred_sim import PredSimRule
@@ -34,6 +35,7 @@ _RULES: dict[str, type[Rule]] = {
         FaRule,
         BpRule,
         DeepSupervisionRule,
+        FrozenRule,
     )
 }
 
