@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import dataclasses
 from typing import ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from bll.features import FeatureSpec, Pool
 from bll.feedback import Message
 
 
-class Rule(ABC):
+class Rule:
     """A learning rule for the blocks before the last; the last block gets cross-entropy.
 
     A rule is a frozen dataclass: its fields are its options, it pickles, and it holds no tensors.
@@ -37,9 +37,12 @@ class Rule(ABC):
     cuts: ClassVar[bool]
     local: ClassVar[bool]
 
-    @abstractmethod
     def describe(self) -> dict[str, object]:
-        """Return the rule's name, family and options as plain data, for reports."""
+        """Return the rule's name, family (None where it has none) and options as plain data."""
+        own = [field.name for field in dataclasses.fields(self) if field.init]  # type: ignore[arg-type]
+        values = {name: getattr(self, name) for name in own}
+        plain = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+        return {"rule": self.name, "family": None, **plain}
 
     def feature_spec(self, feature: Tensor) -> FeatureSpec | None:
         """Return how features of this shape are read, or None if they are not."""

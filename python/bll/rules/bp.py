@@ -19,10 +19,6 @@ class BpRule(Rule):
     cuts: ClassVar[bool] = False
     local: ClassVar[bool] = False
 
-    def describe(self) -> dict[str, object]:
-        """Return the rule's name; it has no family."""
-        return {"rule": self.name, "family": None}
-
 
 @dataclass(frozen=True)
 class DeepSupervisionRule(BllRule):

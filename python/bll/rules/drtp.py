@@ -51,10 +51,6 @@ class DrtpRule(Rule):
         check_positive("std", 1.0 if self.std is None else self.std)
         check_width("max_width", self.max_width)
 
-    def describe(self) -> dict[str, object]:
-        """Return the rule's name and options as plain data; it has no family of its own."""
-        return {"rule": self.name, "family": None, "pool": list(self.pool), "std": self.std}
-
     def feature_spec(self, feature: Tensor) -> FeatureSpec:
         """Return how features of this shape are read."""
         return feature_spec(feature, self.pool, self.max_width)

@@ -27,10 +27,6 @@ class FrozenRule(Rule):
     cuts: ClassVar[bool] = True
     local: ClassVar[bool] = True
 
-    def describe(self) -> dict[str, object]:
-        """Return the rule's name; it has no family."""
-        return {"rule": self.name, "family": None}
-
     def feature_spec(self, feature: Tensor) -> FeatureSpec:
         """Return how features of this shape are read."""
         return flat_spec(feature)

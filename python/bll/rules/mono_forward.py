@@ -44,10 +44,6 @@ class MonoForwardRule(Rule):
     def __post_init__(self) -> None:
         check_not_negative("std", 0.0 if self.std is None else self.std)
 
-    def describe(self) -> dict[str, object]:
-        """Return the rule's name and options as plain data; it has no family."""
-        return {"rule": self.name, "family": None, "std": self.std}
-
     def feature_spec(self, feature: Tensor) -> FeatureSpec:
         """Return how features of this shape are read: whole."""
         return flat_spec(feature)

@@ -56,16 +56,6 @@ class PredRule(Rule):
         if self.read_out == "fixed" and self.std == 0:
             raise ValueError("std: expected more than 0 for a fixed read-out, got 0")
 
-    def describe(self) -> dict[str, object]:
-        """Return the rule's name and options as plain data; it has no family."""
-        return {
-            "rule": self.name,
-            "family": None,
-            "pool": list(self.pool),
-            "read_out": self.read_out,
-            "std": self.std,
-        }
-
     def feature_spec(self, feature: Tensor) -> FeatureSpec:
         """Return how features of this shape are read."""
         return feature_spec(feature, self.pool, self.max_width)

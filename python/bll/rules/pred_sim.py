@@ -42,10 +42,6 @@ class PredSimRule(PredRule):
         check_fraction("beta", self.beta)
         check_choice("projection", self.projection, PROJECTIONS)
 
-    def describe(self) -> dict[str, object]:
-        """Return the rule's name and options as plain data; it has no family."""
-        return {**super().describe(), "beta": self.beta, "projection": self.projection}
-
     def make_message(self, num_classes: int, seed: int, device: torch.device | None) -> Message:
         """Return a fresh read-out and a fresh projection for one block."""
         return MessageParts(

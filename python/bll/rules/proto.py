@@ -72,11 +72,6 @@ class BllProtoRule(PredRule):
         check_choice("scale", self.scale, _SCALES)
         check_choice("absent", self.absent, _ABSENT)
 
-    def describe(self) -> dict[str, object]:
-        """Return the rule's name and options as plain data; it has no family."""
-        own = ("decorrelation", "alignment", "prediction", "sign", "scale", "absent")
-        return {**super().describe(), **{name: getattr(self, name) for name in own}}
-
     def make_message(self, num_classes: int, seed: int, device: torch.device | None) -> Message:
         """Return a fresh prototype table and a fresh read-out for one block."""
         table = ClassTable(num_classes, learned=True, std=0.0, bias=False, seed=seed, device=device)

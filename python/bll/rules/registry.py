@@ -1,43 +1,31 @@
-"""Rules by name."""
+"""Rules by name: those of the modules of this package."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from dataclasses import fields
 from typing import Any
 
 from bll.rules.base import Rule
-from bll.rules.bll import BllRule
-from bll.rules.bll_kl import BllKlRule
-from bll.rules.bp import BpRule, DeepSupervisionRule
-from bll.rules.dfa import DfaRule
-from bll.rules.drtp import DrtpRule, TpsgdRule
-from bll.rules.fa import FaRule
-from bll.rules.frozen import FrozenRule
-from bll.rules.mono_forward import MonoForwardRule
-from bll.rules.pred import PredRule
-from bll.rules.pred_sim import PredSimRule
-from bll.rules.proto import BllProtoRule
-from bll.rules.sim import SimRule
 
-_RULES: dict[str, type[Rule]] = {
-    rule.name: rule
-    for rule in (
-        BllRule,
-        BllKlRule,
-        BllProtoRule,
-        PredRule,
-        SimRule,
-        PredSimRule,
-        MonoForwardRule,
-        DrtpRule,
-        TpsgdRule,
-        DfaRule,
-        FaRule,
-        BpRule,
-        DeepSupervisionRule,
-        FrozenRule,
-    )
-}
+
+def _find_rules() -> dict[str, type[Rule]]:
+    """Return the rules that the modules beside this one define, in the order of their names."""
+    package = __name__.rpartition(".")[0]
+    folder = importlib.import_module(package).__path__
+    found: list[type[Rule]] = []
+    for entry in pkgutil.iter_modules(folder, package + "."):
+        if entry.name == __name__:
+            continue
+        for value in vars(importlib.import_module(entry.name)).values():
+            own = isinstance(value, type) and value.__module__ == entry.name
+            if own and issubclass(value, Rule) and "name" in vars(value):
+                found.append(value)
+    return {rule.name: rule for rule in sorted(found, key=lambda rule: rule.name)}
+
+
+_RULES = _find_rules()
 
 
 def rule_names() -> tuple[str, ...]:

@@ -49,10 +49,6 @@ class SimRule(Rule):
     def __post_init__(self) -> None:
         check_choice("projection", self.projection, PROJECTIONS)
 
-    def describe(self) -> dict[str, object]:
-        """Return the rule's name and options as plain data; it has no family."""
-        return {"rule": self.name, "family": None, "projection": self.projection}
-
     def feature_spec(self, feature: Tensor) -> FeatureSpec:
         """Return how features of this shape are read: whole."""
         return flat_spec(feature)
