@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from bll.rules import Rule, get_rule
@@ -28,7 +29,7 @@ class Row:
         """Name for the test's id."""
         default = type(self.rule)()
         options = [
-            f"{option.name}={getattr(self.rule, option.name)}"
+            f"{option.name}={getattr(self.rule, option.name)!s:.20}"
             for option in dataclasses.fields(self.rule)
             if option.init and getattr(self.rule, option.name) != getattr(default, option.name)
         ]
@@ -114,6 +115,39 @@ def tpsgd(h, y, message):
     return (pooled(h) - message.table[y]).square().sum(1).mean() / 4
 
 
+def ccl(h, y, message):
+    b = unit_rows(message.rows())
+    s, own = unit_rows(pooled(h)) @ b.T, torch.eye(len(b), dtype=h.dtype)
+    return (s - own[y]).square().mean() + 0.5 * (b @ b.T - own).square().mean()
+
+
+def dgl(h, y, message):
+    for part in message.network:
+        if isinstance(part, nn.Conv2d):
+            h = torch.einsum("bchw,dc->bdhw", h, part.weight[:, :, 0, 0])
+        elif isinstance(part, nn.Linear):
+            h = h @ part.weight.T
+        elif isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            over = [0, *range(2, h.dim())]
+            h = h - h.mean(over, keepdim=True)
+            scale = part.weight / (h.square().mean(over) + part.eps).sqrt()
+            shape = (1, -1, *[1] * (h.dim() - 2))
+            h = h * scale.view(shape) + part.bias.view(shape)
+        elif isinstance(part, nn.ReLU):
+            h = h * (h > 0)
+        else:
+            h = part(h)
+    return functional.cross_entropy(h @ message.head.weight.T + message.head.bias, y)
+
+
+def two_convolutions(feature):
+    """An auxiliary network of one's own; it also serves vectors."""
+    if len(feature.shape) < 3:
+        return nn.Sequential(nn.Linear(feature.width, 12, bias=False), nn.ReLU())
+    channels = feature.shape[0]
+    return nn.Sequential(nn.Conv2d(channels, 5, 1, bias=False), nn.ReLU(), nn.Flatten())
+
+
 def frozen(h, y, message):
     return 0.0 * h.sum()
 
@@ -136,6 +170,9 @@ ROWS = [
     Row(get_rule("mono-forward"), mono_forward, 92),
     Row(get_rule("drtp"), drtp, 75),
     Row(get_rule("tpsgd"), tpsgd, 65),
+    Row(get_rule("ccl"), ccl, 85),
+    Row(get_rule("dgl"), dgl, 90),
+    Row(get_rule("dgl", aux=two_convolutions), dgl, 90),
     Row(get_rule("dfa"), None, 85),
     Row(get_rule("fa"), None, 75),
     Row(get_rule("bp"), None, 93),

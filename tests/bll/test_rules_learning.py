@@ -39,7 +39,7 @@ def wrapped(row, example=True, seed=0):
     x, _ = batch()
     return bll.wrap(
         seeded(ResNet, seed), BLOCKS, rule=row.rule, num_classes=3, seed=seed,
-        example=x if example else None,
+        example=x if example or row.rule.needs_example else None,
     )  # fmt: skip
 
 

@@ -29,6 +29,8 @@ class Rule:
         cuts: Whether gradients stop at the borders between blocks.
         local: Whether the blocks before the last have a loss of their own. With "error" among its
             `reads` that is `error_loss`, taken once the model's output is known.
+        needs_example: Whether the messages can only be made where shapes are known, so that `wrap`
+            needs an example.
     """
 
     name: ClassVar[str]
@@ -36,6 +38,7 @@ class Rule:
     reads: ClassVar[frozenset[str]]
     cuts: ClassVar[bool]
     local: ClassVar[bool]
+    needs_example: ClassVar[bool] = False
 
     def describe(self) -> dict[str, object]:
         """Return the rule's name, family (None where it has none) and options as plain data."""

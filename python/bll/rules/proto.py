@@ -13,9 +13,9 @@ from bll.features import FeatureSpec, Pool, repooled
 from bll.feedback import ClassTable, Message, MessageParts
 from bll.rules.checks import check_choice, check_not_negative
 from bll.rules.pred import PredRule, read_out_loss
+from bll.rules.rows import unit_rows
 
 _PROTOTYPE_POOL: Pool = ("max", 1)
-_SMALLEST_NORM = 1e-8
 _SCALES = ("mean", "released")
 _ABSENT = ("keep", "zero")
 
@@ -91,7 +91,7 @@ class BllProtoRule(PredRule):
             raise TypeError(f"prototypes: expected a ClassTable, got {type(prototypes).__name__}")
         table = prototypes.table
         rows = bll_kernels.grid_pool(feature, *_PROTOTYPE_POOL) if pool else feature
-        means, counts = bll_kernels.class_means(_normalised(rows), labels, len(table))
+        means, counts = bll_kernels.class_means(unit_rows(rows), labels, len(table))
         gap = (table - means.detach()).square().sum(1)
         if self.absent == "keep":
             gap = gap * (counts > 0)
@@ -110,12 +110,3 @@ class ProtoMessage(MessageParts):
     def feature_of(self, name: str, feature: FeatureSpec) -> FeatureSpec:
         """Return how the named part reads the feature."""
         return repooled(feature, _PROTOTYPE_POOL, 1) if name == "prototypes" else feature
-
-
-def _normalised(rows: Tensor) -> Tensor:
-    """Centre every row of [B, D] over its features and divide it by its norm."""
-    wide = rows if rows.dtype == torch.float64 else rows.float()
-    centred = wide - wide.mean(1, keepdim=True)
-    norm = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
-    unit: Tensor = centred / norm.clamp_min(_SMALLEST_NORM)
-    return unit
