@@ -53,18 +53,18 @@ def train(
         typer.Option(help="Directory of the data files; may be repeated, searched in order."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="mlp, resnet10, resnet18 or resnet50. Default: mlp.")
+        str | None, typer.Option(help="mlp, resnet10, resnet18, resnet50 or vgg8b. Default: mlp.")
     ] = None,
     blocks: Annotated[int | None, typer.Option(help="Number of blocks. Default: 4.")] = None,
     rule: Annotated[
-        str | None, typer.Option(help="bll, bll-kl, bp or bp-deepsup. Default: bll.")
+        str | None, typer.Option(help="Learning rule; docs/rules.md lists them. Default: bll.")
     ] = None,
     family: Annotated[
         str | None, typer.Option(help="Family of the messages. Default: the rule's own.")
     ] = None,
     width: Annotated[
         int | None,
-        typer.Option(help="Hidden units (mlp), or channels of the first stage. Default: model's."),
+        typer.Option(help="Hidden units (mlp), or first channels (others). Default: the model's."),
     ] = None,
     executor: Annotated[
         str | None, typer.Option(help="sequential, pipelined or auto. Default: sequential.")
@@ -77,7 +77,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 5.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images per step. Default: 200 (mlp), 100 (resnets).")
+        int | None, typer.Option(help="Images per step. Default: 200 (mlp), 100 (others).")
     ] = None,
     lr: Annotated[
         float | None, typer.Option(help="Peak rate of the one-cycle schedule. Default: 0.002.")
