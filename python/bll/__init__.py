@@ -8,7 +8,7 @@ out.loss.backward()
 from bll.blocks import Block
 from bll.executor import executor
 from bll.feedback import ClassTable, Message
-from bll.handle import LocalLearning
+from bll.handle import LocalLearning, ShallowBlockWarning
 from bll.locality import LocalityError
 from bll.optim import param_groups
 from bll.output import LocalOutput
@@ -25,6 +25,7 @@ __all__ = [
     "LocalityError",
     "Message",
     "Rule",
+    "ShallowBlockWarning",
     "__version__",
     "executor",
     "get_rule",

@@ -26,12 +26,14 @@ class FeatureSpec:
         pool: Grid pooling of a [C, H, W] map, as (kind, grid); None for vectors and tokens.
         width: Number of latents D.
         dtype: Data type of the message: float64 for a float64 feature, else float32.
+        channels_last: Whether a map is [H, W, C] rather than [C, H, W].
     """
 
     shape: tuple[int, ...]
     pool: Pool | None
     width: int
     dtype: torch.dtype
+    channels_last: bool = False
 
 
 def select_feature(output: Any) -> Tensor:
@@ -85,10 +87,11 @@ def feature_spec(feature: Tensor, pool: Pool, max_width: int) -> FeatureSpec:
     """Decide how features shaped like this one are read.
 
     A map smaller than the grid uses its own size; a grid that would give more than `max_width`
-    latents is made coarser. [B, T, D] tokens are averaged over T.
+    latents is made coarser. A square map whose channels stand last is known by its equal first two
+    sizes; where all three are equal, or no two are, channels are taken to stand first.
 
     Args:
-        feature: [B, D], [B, T, D] or [B, C, H, W]; a meta tensor will do.
+        feature: [B, D], [B, T, D], [B, C, H, W] or [B, H, W, C]; a meta tensor will do.
         pool: Wanted pooling of maps, (kind, grid).
         max_width: Upper limit on C * grid * grid (grid 1 is always allowed).
 
@@ -104,15 +107,17 @@ def feature_spec(feature: Tensor, pool: Pool, max_width: int) -> FeatureSpec:
     dtype = torch.float64 if feature.dtype == torch.float64 else torch.float32
     if feature.dim() < 4:
         return FeatureSpec(shape, None, shape[-1], dtype)
-    channels, height, width = shape
+    channels_last = shape[0] == shape[1] != shape[2]
+    height, width, channels = shape if channels_last else (*shape[1:], shape[0])
     grid = min(pool[1], height, width)
     while grid > 1 and channels * grid * grid > max_width:
         grid -= 1
-    return FeatureSpec(shape, (pool[0], grid), channels * grid * grid, dtype)
+    pooled = channels * grid * grid
+    return FeatureSpec(shape, (pool[0], grid), pooled, dtype, channels_last)
 
 
 def latents(output: Any, spec: FeatureSpec) -> Tensor:
-    """Return the feature a rule reads: [B, D], or the [B, C, H, W] map that `spec.pool` pools.
+    """Return a block's feature: [B, D], [B, T, D], or the [B, C, H, W] map `spec.pool` pools.
 
     Raises:
         ValueError: The output no longer has the kind of shape `spec` was made from.
@@ -123,4 +128,4 @@ def latents(output: Any, spec: FeatureSpec) -> Tensor:
             f"expected a feature of shape [B, {', '.join(map(str, spec.shape))}] as in the "
             f"example, got {list(feature.shape)}"
         )
-    return feature.mean(dim=1) if feature.dim() == 3 else feature
+    return feature.permute(0, 3, 1, 2) if spec.channels_last else feature
