@@ -26,7 +26,7 @@ class LocalityError(ValueError):
     """The model cannot be cut as asked, for the reason given; it is as it was.
 
     Attributes:
-        cuts: The cuts without which this reason would be gone; none if no cut is to blame.
+        cuts: The cuts without which reasons of this kind would be gone; none if no cut is to blame.
     """
 
     def __init__(self, message: str, cuts: Sequence[str] = ()) -> None:
@@ -103,7 +103,7 @@ def _describe(trace: Trace, cuts: Sequence[str], rule: Rule) -> tuple[Block, ...
                 cuts[index : index + 1] or cuts[-1:],
             )
     if rule.cuts:
-        _check_leak(find_leak(trace, names, reach), names)
+        _check_leak(find_leak(trace, names, reach), names, reach)
     owned = _owned_parameters(trace, reach)
     sizes = {name: parameter.numel() for name, parameter in trace.model.named_parameters()}
     modules = _modules_of_blocks(trace, cuts)
@@ -126,15 +126,24 @@ def _describe(trace: Trace, cuts: Sequence[str], rule: Rule) -> tuple[Block, ...
     )
 
 
-def _check_leak(leak: Leak | None, names: list[str]) -> None:
+def _check_leak(leak: Leak | None, names: list[str], reach: list[set[str]]) -> None:
     if leak is None:
         return
     first, second = names[leak.first], names[leak.second]
     raise LocalityError(
         f"blocks: the losses of blocks {first!r} and {second!r} both reach parameter "
         f"{leak.parameter!r}: {leak.reason}",
-        names[leak.first : leak.second],
+        [names[index] for index in sorted(_leaky_cuts(reach))],
     )
+
+
+def _leaky_cuts(reach: list[set[str]]) -> set[int]:
+    """Indices of the cuts between blocks whose losses reach the same parameter."""
+    leaky: set[int] = set()
+    for name in set().union(*reach):
+        blocks = [index for index, reached in enumerate(reach) if name in reached]
+        leaky.update(range(blocks[0], blocks[-1]))
+    return leaky
 
 
 def _modules_of_blocks(trace: Trace, cuts: Sequence[str]) -> list[tuple[str, ...]]:

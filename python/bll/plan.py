@@ -152,7 +152,11 @@ def _joined(
                 raise refusal from None
             cuts = tuple(name for name in cuts if name not in error.cuts)
             continue
-        if len(cuts) == 1 or blocks[0] not in shallow_blocks(blocks):
+        stem_alone = blocks[0] in shallow_blocks(blocks)
+        if stem_alone and len(cuts) > 1:
+            cuts = cuts[1:]
+        elif stem_alone and refusal is not None:
+            break  # all that would be left of the cuts is one behind the stem
+        else:
             return Plan(cuts, blocks)
-        cuts = cuts[1:]
     raise refusal or LocalityError("blocks: the forward pass calls no module to cut at once")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from bll.blocks import pending_blocks
+from bll.compiling import remove_compiled
 from bll.features import Pool
 from bll.handle import LocalLearning
 from bll.hooks import LABEL_NAMES, install_hooks, remove_hooks, wrapped_handle
@@ -132,6 +133,7 @@ def unwrap(model: ModelT) -> ModelT:
     """
     if wrapped_handle(model) is None:
         raise ValueError(f"model: expected a wrapped model, got a plain {type(model).__name__}")
+    remove_compiled(model)
     remove_hooks(model)
     return model
 
