@@ -13,7 +13,7 @@ from bll.commands.errors import BAD_INPUT, INTERRUPTED, CommandError
 
 app = typer.Typer(
     name="bll",
-    help="Block-local learning: train, and see what this machine can do.",
+    help="Block-local learning: train, measure, and see what this machine can do.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -116,6 +116,42 @@ def doctor(
     from bll.commands.doctor import doctor as run
 
     run(file, as_json=json)
+
+
+@app.command()
+def bench(
+    file: Annotated[Path | None, typer.Argument(help="With --json: write to this file.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few losses and a training step, in under 90 s.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Write JSON; without a file, to standard output.")
+    ] = False,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="kernels, steps, memory or schedules; may be repeated. Default: all."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    rounds: Annotated[
+        int | None, typer.Option(help="Samples of each form. Default: 9, with --quick 7.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Seconds after which the rest is left out. Default: 60 with --quick."),
+    ] = None,
+) -> None:
+    """Measure speed, memory and accuracy on this machine, against what you would use instead."""
+    from bll.commands.bench import bench as run
+
+    run(
+        file,
+        quick=quick,
+        as_json=json,
+        suites=suite or (),
+        device=device,
+        rounds=rounds,
+        budget=budget,
+    )
 
 
 def _fail(message: str, exit_code: int) -> int:
