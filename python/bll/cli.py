@@ -139,6 +139,9 @@ def bench(
         float | None,
         typer.Option(help="Seconds after which the rest is left out. Default: 60 with --quick."),
     ] = None,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Energy too, where a counter is; minutes per entry.")
+    ] = False,
 ) -> None:
     """Measure speed, memory and accuracy on this machine, against what you would use instead."""
     from bll.commands.bench import bench as run
@@ -151,6 +154,7 @@ def bench(
         device=device,
         rounds=rounds,
         budget=budget,
+        energy=energy,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 
 from bll.bench.cases import Case, Form, Inputs, Missing
 from bll.bench.conditions import device_state
+from bll.bench.energy_source import EnergySource
 from bll.bench.limits import Limits
 from bll.bench.memory import poisoned
 from bll.bench.timers import Call, Prepared, Timer, compare, interleave
@@ -59,6 +60,7 @@ class Bench:
         rounds: Samples of each form.
         clock: The time budget.
         slack: Factor on the accuracy gates, for tiny shapes whose few rounded numbers scatter.
+        energy: What energy is read from, or why it is not.
     """
 
     timer: Timer
@@ -67,6 +69,7 @@ class Bench:
     rounds: int
     clock: Clock
     slack: float = 1.0
+    energy: EnergySource = EnergySource()
 
 
 def missing(error: Exception) -> dict[str, Any]:
@@ -181,7 +184,7 @@ def measure(case: Case, bench: Bench, seed: int = 0) -> dict[str, Any]:
         "operations": {"matmul": case.matmul_flops, "special": case.special_functions},
         "seed": seed,
         "energy": None,
-        "energy_reason": "not asked for (--energy)",
+        "energy_reason": bench.energy.reason,
         "rejected": None,
     }
     if not entry["gate"]["passed"]:
@@ -197,6 +200,7 @@ def measure(case: Case, bench: Bench, seed: int = 0) -> dict[str, Any]:
     seconds = entry[OURS]["seconds"]
     entry |= bench.limits.judge(seconds, case.moved_bytes, case.matmul_flops, case.dtype)
     entry["bytes_per_second"] = case.moved_bytes / seconds if case.moved_bytes else None
+    entry |= bench.energy.fields(prepared, case.moved_bytes)
     entry["device_state"] = device_state(bench.device)
     if entry["impossible"]:
         entry["rejected"] = (

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from bll.bench.conditions import conditions
+from bll.bench.energy_source import EnergySource
 from bll.bench.limits import Limits
 from bll.bench.measure import Bench, Clock
 from bll.bench.memory import keep_pages
@@ -21,7 +22,13 @@ Progress = Callable[[str, dict[str, Any] | None], None]
 
 
 def make_bench(
-    device: str, rounds: int, seconds: float | None, timer: Timer | None = None, slack: float = 1.0
+    device: str,
+    rounds: int,
+    seconds: float | None,
+    *,
+    energy: bool = False,
+    timer: Timer | None = None,
+    slack: float = 1.0,
 ) -> Bench:
     """Prepares the process for measuring: one thread on the CPU, pages kept, a timer.
 
@@ -29,6 +36,7 @@ def make_bench(
         device: "cpu" or "cuda".
         rounds: Samples of each form.
         seconds: Time budget; None for none.
+        energy: Whether to measure energy where a counter is; takes minutes per entry.
         timer: Instead of the device's own.
         slack: Factor on accuracy gates.
 
@@ -45,7 +53,8 @@ def make_bench(
         torch.set_num_threads(1)
         keep_pages()
     chosen = timer or timer_for(device)
-    return Bench(chosen, Limits(chosen, device), device, rounds, Clock(seconds), slack)
+    source = EnergySource.of(device, energy)
+    return Bench(chosen, Limits(chosen, device), device, rounds, Clock(seconds), slack, source)
 
 
 def tasks_of(device: str, suites: Iterable[str] | None) -> list[Task]:

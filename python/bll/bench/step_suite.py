@@ -47,7 +47,7 @@ def step_entry(case: StepCase, bench: Bench, *, compile_peers: bool, quick: bool
         "bytes": None,
         "operations": {"matmul": matmul_flops(case), "special": None},
         "energy": None,
-        "energy_reason": "not asked for (--energy)",
+        "energy_reason": bench.energy.reason,
         "rejected": None,
     }
     if not entry["gate"]["passed"]:
@@ -68,6 +68,7 @@ def step_entry(case: StepCase, bench: Bench, *, compile_peers: bool, quick: bool
         entry[OURS]["seconds"], 0, entry["operations"]["matmul"], torch.float32
     )
     entry["bytes_per_second"] = None
+    entry |= bench.energy.fields(prepared, 0)
     entry["device_state"] = device_state(bench.device)
     if entry["impossible"]:
         entry["rejected"] = f"{entry['of_limit']:.2f} of the measured matmul limit"

@@ -25,10 +25,12 @@ class Prepared:
     Attributes:
         sample: Takes one sample; returns seconds per call.
         how: What the seconds are: "process CPU time", "CUDA graph" or "CUDA stream".
+        calls: How many calls a sample makes.
     """
 
     sample: Callable[[], float]
     how: str
+    calls: int = 1
 
 
 class Timer(Protocol):
@@ -69,7 +71,8 @@ class CpuTimer:
         for call in kept:
             call()
         repeats = _repeats(self._measure(kept, 1), self.minimum / len(kept))
-        return Prepared(lambda: self._measure(kept, repeats), self.name)
+        calls_made = repeats * len(kept)
+        return Prepared(lambda: self._measure(kept, repeats), self.name, calls_made)
 
     @staticmethod
     def _measure(calls: Sequence[Call], repeats: int) -> float:
@@ -103,7 +106,7 @@ class CudaTimer:
         repeats = _repeats(self._measure(replay, 1), GPU_SAMPLE_SECONDS)
         count = len(calls)
         how = "CUDA graph" if captured else "CUDA stream"
-        return Prepared(lambda: self._measure(replay, repeats) / count, how)
+        return Prepared(lambda: self._measure(replay, repeats) / count, how, repeats * count)
 
     @staticmethod
     def _replayable(calls: Sequence[Call]) -> tuple[Call, bool]:

@@ -33,6 +33,7 @@ def bench(
     device: str,
     rounds: int | None,
     budget: float | None,
+    energy: bool,
 ) -> None:
     """Measure, print the tables, and write the JSON.
 
@@ -44,6 +45,7 @@ def bench(
         device: "cpu" or "cuda".
         rounds: Samples of each form.
         budget: Seconds after which what is left is left out.
+        energy: Measure energy too, where a counter can be read.
 
     Raises:
         CommandError: An option is not usable or the file cannot be written (2), or an entry missed
@@ -58,7 +60,7 @@ def bench(
     from bll.bench.suites import SUITES
 
     try:
-        prepared = make_bench(device, samples, seconds)
+        prepared = make_bench(device, samples, seconds, energy=energy)
         tasks = tasks_of(device, None if quick else suites or SUITES)
     except ValueError as error:
         raise CommandError(str(error)) from error
