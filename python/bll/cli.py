@@ -158,6 +158,27 @@ def bench(
     )
 
 
+@app.command()
+def report(
+    paths: Annotated[list[Path], typer.Argument(help="JSON or CSV files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/report"),
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Compare a base run with later ones; 1 if any is slower."),
+    ] = False,
+    threshold: Annotated[
+        float, typer.Option(help="With --compare: share that an entry may lose.")
+    ] = 0.1,
+    by: Annotated[
+        str, typer.Option(help="With --compare: seconds (same quiet machine), or ratio.")
+    ] = "seconds",
+) -> None:
+    """Turn measurements into a page, tables and pictures; or compare two runs."""
+    from bll.commands.report import report as run
+
+    run(paths, out, comparing=compare, threshold=threshold, by=by)
+
+
 def _fail(message: str, exit_code: int) -> int:
     one_line = " ".join(message.split())
     print(f"bll: {one_line}", file=sys.stderr)

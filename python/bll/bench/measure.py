@@ -19,6 +19,7 @@ from bll.bench.timers import Call, Prepared, Timer, compare, interleave
 
 T = TypeVar("T")
 OURS = "ours"
+NOT_MEASURED = EnergySource()
 
 
 class Clock:
@@ -69,7 +70,7 @@ class Bench:
     rounds: int
     clock: Clock
     slack: float = 1.0
-    energy: EnergySource = EnergySource()
+    energy: EnergySource = NOT_MEASURED
 
 
 def missing(error: Exception) -> dict[str, Any]:
