@@ -15,9 +15,9 @@ Inputs = tuple[Tensor, ...]
 Form = Callable[[Inputs], Values]
 
 #: Largest relative L2 error that passes, of gradients of elementwise losses.
-GATE = {torch.float32: 3e-7, torch.bfloat16: 2e-3, torch.float16: 3e-4}
+GATE = {torch.float64: 1e-12, torch.float32: 3e-7, torch.bfloat16: 2e-3, torch.float16: 3e-4}
 #: The same for losses that sum over latents first.
-SUMMED_GATE = {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 1e-3}
+SUMMED_GATE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 1e-3}
 #: The same for the value of any loss: a sum, whose terms may cancel.
 VALUE_GATE = 1e-3
 _CHECKED_ROWS = 32

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import bll_kernels
-from bll.bench.memory import keep_pages
+from bll.bench.memory import pages
 from bll.training import machine
 
 _GPU_FIELDS = (
@@ -62,7 +62,7 @@ def conditions(device: str, timer: str) -> dict[str, Any]:
         "logical_processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "timer": timer,
-        "malloc": keep_pages() if device == "cpu" else "torch's allocator on the GPU",
+        "malloc": pages() if device == "cpu" else "torch's allocator on the GPU",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda": torch.version.cuda,
         "versions": machine.versions(),

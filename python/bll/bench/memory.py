@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,24 @@ def _libc() -> ctypes.CDLL | None:
     return libc if hasattr(libc, "mallopt") else None
 
 
-@cache
-def keep_pages() -> str:
-    """Make this process keep the pages it frees, for as long as it lives.
+_pages = "freed pages go back to the system"
+
+
+def keep_pages() -> None:
+    """Make this process keep the pages it frees, for as long as it lives, where glibc can.
 
     Fresh outputs otherwise land on pages that the operating system must hand out and clear first,
     which can cost more than the computation and hides the differences between forms.
-
-    Returns:
-        What was done, for the record.
     """
+    global _pages
     libc = _libc()
-    if libc is None or not all(libc.mallopt(key, value) for key, value in _KEPT.items()):
-        return "default: freed pages go back to the system"
-    return "freed pages are kept (mallopt)"
+    if libc is not None and all(libc.mallopt(key, value) for key, value in _KEPT.items()):
+        _pages = "freed pages are kept (mallopt)"
+
+
+def pages() -> str:
+    """What becomes of freed pages in this process, for the record."""
+    return _pages
 
 
 def drop_pages() -> None:

@@ -12,7 +12,7 @@ from bll.bench.energy_source import EnergySource
 from bll.bench.limits import Limits
 from bll.bench.measure import Bench, Clock
 from bll.bench.memory import keep_pages
-from bll.bench.suites import SUITES, Task, quick
+from bll.bench.suites import Task
 from bll.bench.timers import Timer, timer_for
 
 SCHEMA = "bll-bench/1"
@@ -55,22 +55,6 @@ def make_bench(
     chosen = timer or timer_for(device)
     source = EnergySource.of(device, energy)
     return Bench(chosen, Limits(chosen, device), device, rounds, Clock(seconds), slack, source)
-
-
-def tasks_of(device: str, suites: Iterable[str] | None) -> list[Task]:
-    """The entries of some suites; those of the quick one where None is named.
-
-    Raises:
-        ValueError: A suite is not known.
-    """
-    if suites is None:
-        return list(quick(device))
-    found: list[Task] = []
-    for name in suites:
-        if name not in SUITES:
-            raise ValueError(f"suite: expected one of {', '.join(SUITES)}, got {name!r}")
-        found += SUITES[name](device)
-    return found
 
 
 def run_tasks(bench: Bench, tasks: Iterable[Task], progress: Progress) -> dict[str, Any]:

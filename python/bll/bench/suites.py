@@ -12,7 +12,9 @@ import torch
 from bll.bench.cases import Case
 from bll.bench.class_cases import class_case, gram_case, pooled_case
 from bll.bench.measure import Bench, measure
+from bll.bench.memory_suite import memory_entry
 from bll.bench.pair_cases import FAMILIES, pair_case
+from bll.bench.schedule_suite import ScheduleCase, schedule_entry
 from bll.bench.step_suite import step_entry
 from bll.bench.steps import StepCase
 
@@ -120,4 +122,53 @@ def steps(device: str) -> Iterator[Task]:
         yield Task(case.name, partial(step_entry, case, compile_peers=True, quick=False))
 
 
-SUITES: Final[dict[str, Callable[[str], Iterator[Task]]]] = {"kernels": kernels, "steps": steps}
+def memory_cases(device: str) -> list[StepCase]:
+    """Two networks, cut into few and into many blocks."""
+    return [
+        StepCase("mlp", (1, 28, 28), 1024, 4, 1024, device),
+        StepCase("mlp", (1, 28, 28), 1024, 8, 1024, device),
+        StepCase("resnet10", (1, 28, 28), 128, 4, None, device),
+    ]
+
+
+def memory(device: str) -> Iterator[Task]:
+    """See `memory_cases`."""
+    for case in memory_cases(device):
+        yield Task(case.name.replace("step ", "memory ", 1), partial(memory_entry, case))
+
+
+def schedule_cases(device: str) -> list[ScheduleCase]:
+    """Depths and micro-batches of two networks; the executor runs on the CPU only."""
+    wide = StepCase("mlp", (1, 28, 28), 256, 4, 1024, device)
+    maps = StepCase("resnet10", (1, 28, 28), 64, 4, None, device)
+    return [
+        ScheduleCase(step, depth, parts)
+        for step in (wide, maps)
+        for depth, parts in ((1, 1), (2, 1), (2, 4), (4, 4))
+    ]
+
+
+def schedules(device: str) -> Iterator[Task]:
+    """See `schedule_cases`."""
+    for case in schedule_cases(device):
+        yield Task(case.name, partial(schedule_entry, case))
+
+
+SUITES: Final[dict[str, Callable[[str], Iterator[Task]]]] = {
+    "kernels": kernels,
+    "steps": steps,
+    "memory": memory,
+    "schedules": schedules,
+}
+
+
+def tasks_under(suite: str, device: str) -> list[Task]:
+    """The entries of a suite, "quick" or one of `SUITES`.
+
+    Raises:
+        ValueError: The suite is not known.
+    """
+    makers = {"quick": quick, **SUITES}
+    if suite not in makers:
+        raise ValueError(f"suite: expected one of {', '.join(makers)}, got {suite!r}")
+    return list(makers[suite](device))

@@ -17,8 +17,8 @@ from bll.bench.run import (
     make_bench,
     problems,
     run_tasks,
-    tasks_of,
 )
+from bll.bench.suites import SUITES, tasks_under
 from bll.bench.table import print_tables
 from bll.commands.errors import CommandError
 from bll.training.atomic import write_atomically
@@ -57,11 +57,10 @@ def bench(
         raise CommandError("suite: --quick and --suite exclude each other")
     seconds = QUICK_SECONDS if quick and budget is None else budget
     samples = rounds if rounds is not None else QUICK_ROUNDS if quick else ROUNDS
-    from bll.bench.suites import SUITES
-
+    names = ["quick"] if quick else list(suites or SUITES)
     try:
         prepared = make_bench(device, samples, seconds, energy=energy)
-        tasks = tasks_of(device, None if quick else suites or SUITES)
+        tasks = [task for name in names for task in tasks_under(name, device)]
     except ValueError as error:
         raise CommandError(str(error)) from error
     found = run_tasks(prepared, tasks, _progress)

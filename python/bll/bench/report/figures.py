@@ -26,12 +26,14 @@ class Picture:
     """One picture.
 
     Attributes:
+        source: The file its numbers come from.
         name: Of its file, without the ending.
         title: For people.
         caption: What is shown and under which conditions.
         png: The picture.
     """
 
+    source: str
     name: str
     title: str
     caption: str
@@ -103,8 +105,9 @@ def _bars(axes: Axes, entry: dict[str, Any], colours: dict[str, str], last: bool
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_title(entry["name"], fontsize=8, loc="left", pad=3)
     axes.grid(axis="x", which="both", alpha=0.25)
-    axes.tick_params(axis="x", labelsize=7, labelbottom=last)
-    for side in ("top", "right", "left"):
+    axes.tick_params(axis="x", labelsize=7, labelbottom=last, bottom=last)
+    axes.tick_params(axis="y", length=0)
+    for side in ("top", "right", "left", *(() if last else ("bottom",))):
         axes.spines[side].set_visible(False)
 
 
@@ -142,6 +145,7 @@ def speed_ups(run: dict[str, Any]) -> Iterator[Picture]:
             )
             number = "" if len(chosen) <= PER_PICTURE else f" {start // PER_PICTURE + 1}"
             yield Picture(
+                run["source"],
                 slug(f"speed-up {group}{number} {run['source']}"),
                 f"Speed-up, {group}{number}",
                 "Bars: median over the rounds; line: quartiles; dots: single rounds. "
@@ -163,17 +167,35 @@ def roofline(run: dict[str, Any]) -> Iterator[Picture]:
     products = [e for e in entries if (e.get("matmul_flops_per_second") or 0) > 0]
     if not copies and not products:
         return
+    names = dict.fromkeys(_function(e) for e in [*copies, *products])
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
     figure = new_figure(9.4, 4.2)
     left, right = figure.subplots(1, 2)
-    _copy_panel(left, copies)
-    _product_panel(right, products)
-    handles, labels = left.get_legend_handles_labels()
-    for handle, label in zip(*right.get_legend_handles_labels(), strict=True):
-        if label not in labels:
-            handles.append(handle)
-            labels.append(label)
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    limit = sorted({(e["bytes"], e["copy_bytes_per_second"] / 1e9) for e in copies})
+    points = [(_function(e), e["bytes"], e["bytes_per_second"] / 1e9) for e in copies]
+    _limit_panel(left, points, limit, "measured copy", colours)
+    _label_axes(left, "counted bytes of a call", "GB/s", "B")
+    points = []
+    for entry in products:
+        flops = entry["operations"]["matmul"]
+        points.append((_function(entry), flops, flops / entry["ours"]["seconds"] / 1e9))
+    best = max((e["matmul_flops_per_second"] / 1e9 for e in products), default=0.0)
+    counts = [flops for _, flops, _ in points]
+    ends = [(min(counts), best), (max(counts), best)] if counts else []
+    _limit_panel(right, points, ends, "measured product", colours)
+    _label_axes(right, "counted operations of a call", "GFLOP/s", "")
+    handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
+    handles |= dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=5,
+        fontsize=7,
+        frameon=False,
+    )
     yield Picture(
+        run["source"],
         slug(f"roofline {run['source']}"),
         "Achieved against measured limits",
         "Left: counted bytes per second of every entry, and of a plain copy that moves as many "
@@ -184,48 +206,39 @@ def roofline(run: dict[str, Any]) -> Iterator[Picture]:
 
 
 def _function(entry: dict[str, Any]) -> str:
-    return str(entry.get("config", {}).get("function") or entry["name"].split()[0].rstrip(","))
+    found = entry.get("config", {}).get("function") or entry["name"].split()[0].rstrip(",")
+    return "training step" if entry["group"] == "step" else str(found)
 
 
-def _copy_panel(axes: Axes, entries: list[dict[str, Any]]) -> None:
-    limit = sorted({(e["bytes"], e["copy_bytes_per_second"] / 1e9) for e in entries})
+def _limit_panel(
+    axes: Axes,
+    points: list[tuple[str, float, float]],
+    limit: list[tuple[float, float]],
+    label: str,
+    colours: dict[str, str],
+) -> None:
+    if not points:
+        axes.text(0.5, 0.5, "nothing counted", ha="center", transform=axes.transAxes)
     if limit:
-        axes.plot(*zip(*limit, strict=True), color="black", marker="_", label="measured copy")
-    names = list(dict.fromkeys(_function(e) for e in entries))
-    for index, name in enumerate(names):
-        points = [
-            (e["bytes"], e["bytes_per_second"] / 1e9) for e in entries if _function(e) == name
-        ]
-        colour = COLOURS[index % len(COLOURS)]
-        axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=5, label=name)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("counted bytes of a call", fontsize=8)
-    axes.set_ylabel("GB/s", fontsize=8)
-    axes.grid(which="major", alpha=0.25)
-    axes.tick_params(labelsize=7)
+        axes.plot(*zip(*limit, strict=True), color="black", marker="o", markersize=2, label=label)
+    for name, colour in colours.items():
+        own = [(x, y) for function, x, y in points if function == name]
+        if own:
+            axes.plot(*zip(*own, strict=True), "o", color=colour, markersize=5, label=name)
 
 
-def _product_panel(axes: Axes, entries: list[dict[str, Any]]) -> None:
-    if not entries:
-        axes.text(0.5, 0.5, "no matrix products", ha="center", transform=axes.transAxes)
-        axes.set_axis_off()
-        return
-    best = max(e["matmul_flops_per_second"] for e in entries) / 1e9
-    axes.axhline(best, color="black", linestyle="--", label="measured product")
-    names = list(dict.fromkeys(_function(e) for e in entries))
-    for index, name in enumerate(names):
-        points = [
-            (e["operations"]["matmul"], e["operations"]["matmul"] / e["ours"]["seconds"] / 1e9)
-            for e in entries
-            if _function(e) == name
-        ]
-        colour = COLOURS[(index + 3) % len(COLOURS)]
-        axes.plot(*zip(*points, strict=True), "s", color=colour, markersize=5, label=name)
+def _label_axes(axes: Axes, x: str, y: str, unit: str) -> None:
+    from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, NullFormatter
+
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("counted operations of a call", fontsize=8)
-    axes.set_ylabel("GFLOP/s", fontsize=8)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axes.xaxis.set_major_formatter(EngFormatter(unit))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
     axes.grid(which="major", alpha=0.25)
     axes.tick_params(labelsize=7)
 

@@ -15,6 +15,8 @@ from bll.bench.report.figures import (
     to_png,
 )
 
+#: The source of pictures of several training runs.
+TRAININGS = "training runs"
 _OPERATIONS = {"forward": 0, "loss": 1, "backward": 2, "update": 3}
 
 
@@ -44,6 +46,7 @@ def memory(run: dict[str, Any]) -> Iterator[Picture]:
         axes.grid(alpha=0.25)
         axes.legend(fontsize=6)
     yield Picture(
+        run["source"],
         slug(f"memory {run['source']}"),
         "Peak memory of a training step",
         "How far memory in use rises above its level during one step: activations, gradients and "
@@ -85,6 +88,7 @@ def energy(run: dict[str, Any]) -> Iterator[Picture]:
     counters = ", ".join(sorted({found["counter"] for _, found in bars}))
     bound = max(found["error_bound"] for _, found in bars)
     yield Picture(
+        run["source"],
         slug(f"energy {run['source']}"),
         "Energy",
         f"Counter: {counters}; windows begin and end at its ticks, error from their edges at most "
@@ -129,6 +133,7 @@ def timelines(run: dict[str, Any]) -> Iterator[Picture]:
             handles=handles, loc="outside lower center", ncols=4, fontsize=7, frameon=False
         )
         yield Picture(
+            run["source"],
             slug(f"timeline {entry['name']} {run['source']}"),
             f"Schedule: {entry['name']}",
             f"{entry['timeline']['what']} (block.micro-batch on the backward passes). "
@@ -174,6 +179,7 @@ def training_curves(trainings: list[dict[str, Any]]) -> Iterator[Picture]:
             for run in runs
         )
         yield Picture(
+            TRAININGS,
             slug(f"training {dataset}"),
             f"Training on {dataset}",
             f"Accuracy on the whole test set after every epoch. {facts}.",
@@ -211,6 +217,7 @@ def accuracy(rows: list[dict[str, str]]) -> Iterator[Picture]:
         if first.get(name)
     )
     yield Picture(
+        first["source"],
         slug(f"accuracy {first['source']}"),
         "Accuracy by rule",
         f"Dots: seeds; bar: their mean. {first['source']}: {facts}; commit "

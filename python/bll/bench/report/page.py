@@ -91,7 +91,7 @@ def _table(entries: list[dict[str, Any]]) -> str:
     return f'<div class="scroll"><table>{head}{rows}</table></div>'
 
 
-def _run(run: dict[str, Any]) -> str:
+def _run(run: dict[str, Any], pictures: Sequence[Picture]) -> str:
     parts = [f"<h2>{escape(run['source'])}</h2>"]
     parts += [
         f'<p class="conditions">{escape(line)}</p>' for line in condition_lines(run["conditions"])
@@ -108,6 +108,7 @@ def _run(run: dict[str, Any]) -> str:
     if run["left_out"]:
         notes.append(f"left out, the time budget was used up: {', '.join(run['left_out'])}")
     parts += [f'<p class="conditions">{escape(note)}</p>' for note in notes]
+    parts += [_picture(picture) for picture in pictures if picture.source == run["source"]]
     return "\n".join(parts)
 
 
@@ -129,13 +130,13 @@ def page(found: Measurements, pictures: Sequence[Picture], tables: str) -> str:
         pictures: Its pictures.
         tables: The tables of training runs and accuracy, as HTML.
     """
+    of_runs = {run["source"] for run in found.runs}
     body = [
         "<h1>Benchmark report</h1>",
         f'<p class="how">{escape(" ".join(HOW_TO_READ))}</p>',
-        "<h2>Pictures</h2>" if pictures else "",
-        *map(_picture, pictures),
-        *map(_run, found.runs),
+        *(_run(run, pictures) for run in found.runs),
         tables,
+        *(_picture(picture) for picture in pictures if picture.source not in of_runs),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
