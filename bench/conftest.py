@@ -1,7 +1,8 @@
-"""Conditions and report of the benchmarks: ``pytest bench -k cpu``.
+"""Conditions and report of the benchmarks: ``pytest bench -k cpu``, ``pytest bench/test_steps.py``.
 
-One thread, process CPU time, pages kept. ``--bench-out DIR`` writes the results as JSON;
-``--bench-quick`` runs tiny shapes without compiled peers, to see that everything works.
+On the CPU one thread, process CPU time, pages kept. ``--bench-out DIR`` writes the results as JSON;
+``--bench-quick`` runs tiny shapes without compiled peers, to see that everything works;
+``--bench-device cuda`` runs the suites of kernels, steps and memory on a GPU (not yet shown).
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import pytest
 import torch
 from measure import TIMER, Call, Goal, Record, compare
 
+from bll.bench import suites
 from bll.bench.conditions import conditions
+from bll.bench.measure import Bench
 from bll.bench.memory import keep_pages
-from bll.bench.run import SCHEMA
+from bll.bench.run import SCHEMA, make_bench
+from bll.bench.table import entry_lines
 from bll.bench.text import seconds_text
+from bll.bench.timers import CpuTimer
 
 RECORDS: list[Record] = []
 
@@ -28,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench")
     group.addoption("--bench-out", metavar="DIR", help="write the results as JSON into DIR")
     group.addoption("--bench-quick", action="store_true", help="tiny shapes, no compiled peers")
+    group.addoption("--bench-device", choices=["cpu", "cuda"], default="cpu")
     group.addoption("--bench-rounds", type=int, default=9, help="samples per call (default 9)")
 
 
@@ -35,7 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Fixes the timer, the threads and what becomes of freed pages."""
     torch.set_num_threads(1)
     keep_pages()
-    config.option.benchmark_timer = "time.process_time"
+    if config.getoption("--bench-device") == "cpu":
+        config.option.benchmark_timer = "time.process_time"
     config.option.benchmark_disable_gc = True
     config.option.benchmark_columns = ["median", "iqr", "rounds"]
 
@@ -61,6 +68,44 @@ def file_record(record: Record, benchmark: Any, call: Call | None, rounds: int) 
     return record
 
 
+@pytest.fixture(scope="session")
+def bench(request: pytest.FixtureRequest, quick: bool, rounds: int) -> Bench:
+    """What the entries of the shared suites have in common."""
+    device = request.config.getoption("--bench-device")
+    if not quick:
+        return make_bench(device, rounds, None)
+    # A handful of rounded numbers scatters around the error that many have on average.
+    timer = CpuTimer(minimum=0.0) if device == "cpu" else None
+    return make_bench(device, rounds, None, timer=timer, slack=3.0)
+
+
+@pytest.fixture
+def file_entry(benchmark: Any, quick: bool, rounds: int) -> Callable[..., None]:
+    """Files an entry of a shared suite, and fails where it was rejected."""
+
+    def file(entry: dict[str, Any], sample: Call) -> None:
+        file_record(Record(entry), benchmark, sample, rounds)
+        # Tiny shapes are not what the limits are measured for.
+        if entry["rejected"] and not (quick and entry["gate"]["passed"]):
+            pytest.fail(f"{entry['name']}: {entry['rejected']}")
+
+    return file
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Makes a test of every case of a shared suite."""
+    makers = {
+        "kernel_case": suites.kernel_cases,
+        "step_case": suites.step_cases,
+        "memory_case": suites.memory_cases,
+        "schedule_case": suites.schedule_cases,
+    }
+    for name in set(makers) & set(metafunc.fixturenames):
+        option = metafunc.config.getoption
+        cases = list(makers[name](option("--bench-device"), tiny=option("--bench-quick")))
+        metafunc.parametrize(name, cases, ids=[case.name for case in cases])
+
+
 @pytest.fixture
 def report(benchmark: Any, quick: bool, rounds: int) -> Callable[..., Record]:
     """Compares one call of ours with its peers, and files the result everywhere."""
@@ -80,8 +125,8 @@ def report(benchmark: Any, quick: bool, rounds: int) -> Callable[..., Record]:
 
 def _lines(record: Record) -> list[str]:
     entry = record.entry
-    if entry.get("rejected") or "ours" not in entry:
-        return [f"{record.name}: {entry.get('rejected') or entry.get('figures')}"]
+    if entry["rejected"] or "ours" not in entry:
+        return [f"{record.name}:", *entry_lines(entry)]
     speed = ""
     if entry.get("bytes_per_second"):
         rate, copy = entry["bytes_per_second"], entry["copy_bytes_per_second"]
@@ -124,11 +169,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if folder:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
+        device = config.getoption("--bench-device")
         found = {
             "schema": SCHEMA,
-            "conditions": conditions("cpu", TIMER.name),
+            "conditions": conditions(device, TIMER.name if device == "cpu" else "CUDA events"),
             "entries": [r.as_dict() for r in RECORDS],
             "left_out": [],
         }
-        (target / "cpu.json").write_text(json.dumps(found, indent=1) + "\n")
-        terminalreporter.write_line(f"written: {target / 'cpu.json'}")
+        (target / f"{device}.json").write_text(json.dumps(found, indent=1) + "\n")
+        terminalreporter.write_line(f"written: {target / f'{device}.json'}")

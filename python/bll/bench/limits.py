@@ -13,7 +13,7 @@ from bll.bench.timers import Timer, interleave
 
 #: A rate above the measured limit by more than this is a mistake in the measurement.
 SLACK = 1.05
-_ROUNDS = 9
+_ROUNDS, _MATMUL_ROUNDS = 9, 5
 _MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}
 
 
@@ -52,7 +52,7 @@ class Limits:
             size = _MATMUL_SIZE["cuda" if self.device.startswith("cuda") else "cpu"]
             left, right, out = (self._square(size, dtype) for _ in range(3))
             call = self.timer.prepare([lambda: torch.mm(left, right, out=out)])
-            times = interleave({"mm": call}, _ROUNDS)["mm"]
+            times = interleave({"mm": call}, _MATMUL_ROUNDS)["mm"]
             self._matmul[dtype] = 2 * size**3 / statistics.median(times)
         return self._matmul[dtype]
 
@@ -76,9 +76,9 @@ class Limits:
             where that is above 1 by more than the slack. Null where nothing is counted.
         """
         copy = self.copy_rate(moved) if moved else None
-        # A kernel may compute half types in float32, which is the faster product on some CPUs.
-        rates = {self.matmul_rate(kind) for kind in (dtype, torch.float32)} if matmul_flops else {}
-        matmul = max(rates) if rates else None
+        # The CPU kernels compute half types in float32.
+        kinds = {torch.float32, dtype if self.device.startswith("cuda") else torch.float32}
+        matmul = max(map(self.matmul_rate, kinds)) if matmul_flops else None
         floors = {}
         if copy is not None:
             floors["copy"] = moved / copy

@@ -57,40 +57,56 @@ def quick(device: str) -> Iterator[Task]:
     yield Task(case.name, partial(step_entry, case, compile_peers=False, quick=True))
 
 
-def kernel_cases(device: str) -> Iterator[Case]:
-    """Every function, family and dtype; dense, by label and pooled; three sizes."""
-    small, middle, large = PAIR_SHAPES["cuda" if device.startswith("cuda") else "cpu"]
+#: Sizes that show that everything works, and nothing else.
+TINY_SHAPES: Final = ((2, 16), (4, 48), (8, 64))
+
+
+def kernel_cases(device: str, *, tiny: bool = False) -> Iterator[Case]:
+    """Every function, family and dtype; dense, by label and pooled; three sizes.
+
+    Args:
+        device: Where the inputs are drawn.
+        tiny: Tiny shapes without compiled peers, to see that everything works.
+    """
+    shapes = PAIR_SHAPES["cuda" if device.startswith("cuda") else "cpu"]
+    small, middle, large = TINY_SHAPES if tiny else shapes
     for family in FAMILIES:
         for function in ("posterior_kl", "evidence_loss"):
             make = partial(pair_case, function, family, device=device)
             for dtype in (FLOAT32, BFLOAT16):
                 for shape in (small, middle, large):
-                    compiles = shape == middle
+                    compiles = shape == middle and not tiny
                     yield make(shape, dtype, compile_peers=compiles)
-                yield make(middle, dtype, message="table", compile_peers=dtype == FLOAT32)
+                yield make(
+                    middle, dtype, message="table", compile_peers=dtype == FLOAT32 and not tiny
+                )
             yield make(middle, FLOAT16, compile_peers=False)
     for dtype in (FLOAT32, BFLOAT16):
-        yield pair_case("posterior_kl", "bernoulli", middle, dtype, device, full=True)
-    yield from _class_cases(device)
+        yield pair_case(
+            "posterior_kl", "bernoulli", middle, dtype, device, full=True, compile_peers=not tiny
+        )
+    yield from _class_cases(device, tiny)
 
 
-def _class_cases(device: str) -> Iterator[Case]:
+def _class_cases(device: str, tiny: bool) -> Iterator[Case]:
+    whole = (8, 96) if tiny else (128, 4096)
+    maps = (4, 8, 8, 4) if tiny else (128, 256, 16, 16)
     for dtype in (FLOAT32, BFLOAT16):
         for function, family in (
             ("class_evidence_loss", "gaussian"),
             ("class_evidence_loss", "bernoulli"),
             ("linear_cross_entropy", "gaussian"),
         ):
-            for shape, large in (((8, 128), False), ((128, 4096), True)):
+            for shape, large in (((8, 128), False), (whole, not tiny)):
                 for classes in (10, 100):
                     compiles = dtype == FLOAT32 and large and classes == 10
                     yield class_case(
                         function, family, shape, classes, dtype, device, compile_peers=compiles
                     )
         for channels_last in (False, True):
-            for maps, large in (((8, 16, 8, 8), False), ((128, 256, 16, 16), True)):
+            for shape4, large in (((8, 16, 8, 8), False), (maps, not tiny)):
                 yield pooled_case(
-                    maps,
+                    shape4,
                     10,
                     dtype,
                     device,
@@ -98,7 +114,8 @@ def _class_cases(device: str) -> Iterator[Case]:
                     compile_peers=dtype == FLOAT32 and large,
                 )
         yield gram_case((16, 64), dtype, device, compile_peers=False)
-        yield gram_case((256, 1024), dtype, device)
+        large_gram = (24, 80) if tiny else (256, 1024)
+        yield gram_case(large_gram, dtype, device, compile_peers=not tiny)
 
 
 def kernels(device: str) -> Iterator[Task]:
@@ -106,8 +123,10 @@ def kernels(device: str) -> Iterator[Task]:
     yield from map(_task, kernel_cases(device))
 
 
-def step_cases(device: str) -> list[StepCase]:
-    """Networks from launch-bound to bound by arithmetic."""
+def step_cases(device: str, *, tiny: bool = False) -> list[StepCase]:
+    """Networks from launch-bound to bound by arithmetic; ``tiny``: the smallest only."""
+    if tiny:
+        return [StepCase("mlp", (1, 8, 8), 8, 3, 16, device)]
     return [
         StepCase("mlp", (1, 8, 8), 64, 4, 32, device),
         StepCase("mlp", (1, 28, 28), 256, 4, 1024, device),
@@ -122,8 +141,10 @@ def steps(device: str) -> Iterator[Task]:
         yield Task(case.name, partial(step_entry, case, compile_peers=True, quick=False))
 
 
-def memory_cases(device: str) -> list[StepCase]:
-    """Two networks, cut into few and into many blocks."""
+def memory_cases(device: str, *, tiny: bool = False) -> list[StepCase]:
+    """Two networks, cut into few and into many blocks; ``tiny``: the smallest only."""
+    if tiny:
+        return step_cases(device, tiny=True)
     return [
         StepCase("mlp", (1, 28, 28), 1024, 4, 1024, device),
         StepCase("mlp", (1, 28, 28), 1024, 8, 1024, device),
@@ -137,8 +158,10 @@ def memory(device: str) -> Iterator[Task]:
         yield Task(case.name.replace("step ", "memory ", 1), partial(memory_entry, case))
 
 
-def schedule_cases(device: str) -> list[ScheduleCase]:
+def schedule_cases(device: str, *, tiny: bool = False) -> list[ScheduleCase]:
     """Depths and micro-batches of two networks; the executor runs on the CPU only."""
+    if tiny:
+        return [ScheduleCase(step, 2, 2) for step in step_cases(device, tiny=True)]
     wide = StepCase("mlp", (1, 28, 28), 256, 4, 1024, device)
     maps = StepCase("resnet10", (1, 28, 28), 64, 4, None, device)
     return [

@@ -44,7 +44,17 @@ def memory(run: dict[str, Any]) -> Iterator[Picture]:
         axes.set_xticks([depth for depth, _ in deep])
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=6)
+    handles: dict[str, Any] = {}
+    for axes in panels.flat:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=3,
+        fontsize=7,
+        frameon=False,
+    )
     yield Picture(
         run["source"],
         slug(f"memory {run['source']}"),
@@ -84,7 +94,8 @@ def energy(run: dict[str, Any]) -> Iterator[Picture]:
     axes.set_yticks(range(len(bars)), [label for label, _ in bars], fontsize=6)
     axes.invert_yaxis()
     axes.set_xlabel("joules per call (dots: gross, every trial)", fontsize=8)
-    axes.legend(fontsize=7)
+    axes.tick_params(axis="x", labelsize=7)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7, frameon=False)
     counters = ", ".join(sorted({found["counter"] for _, found in bars}))
     bound = max(found["error_bound"] for _, found in bars)
     yield Picture(
@@ -108,13 +119,14 @@ def timelines(run: dict[str, Any]) -> Iterator[Picture]:
         lanes = 1 + max(op["lane"] for op in operations)
         figure = new_figure(9.0, 0.9 + 0.42 * lanes)
         axes = figure.subplots()
+        whole = 1e3 * max(op["end"] for op in operations)
         for op in operations:
             start, length = 1e3 * op["start"], 1e3 * (op["end"] - op["start"])
             colour = COLOURS[_OPERATIONS[op["kind"]]]
             axes.barh(
                 op["lane"], length, left=start, color=colour, edgecolor="white", linewidth=0.4
             )
-            if op["kind"] == "backward":
+            if op["kind"] == "backward" and length > 0.04 * whole:
                 axes.text(
                     start + length / 2,
                     op["lane"],
