@@ -35,6 +35,11 @@ class FeatureSpec:
     width: int
     dtype: torch.dtype
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of what a rule gets of one sample: [C, H, W] of maps, [D] of vectors and tokens."""
+        return self.shape if len(self.shape) == 3 else self.shape[-1:]
+
 
 def select_feature(output: Any) -> Tensor:
     """Return the tensor of a module's output that a local loss is taken on.
@@ -123,9 +128,9 @@ def flat_spec(feature: Tensor) -> FeatureSpec:
 
 def repooled(spec: FeatureSpec, pool: Pool, max_width: int) -> FeatureSpec:
     """Return how the same features are read with another pooling; only maps are pooled."""
-    if len(spec.shape) < 3:
+    if len(spec.sample_shape) < 3:
         return spec
-    channels, height, width = spec.shape
+    channels, height, width = spec.sample_shape
     grid = min(pool[1], height, width)
     while grid > 1 and channels * grid * grid > max_width:
         grid -= 1
