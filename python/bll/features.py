@@ -37,6 +37,13 @@ class FeatureSpec:
     dtype: torch.dtype
     channels_last: bool = False
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of what a rule gets of one sample: [C, H, W] of maps, [D] of vectors and tokens."""
+        if len(self.shape) < 3:
+            return self.shape[-1:]
+        return (self.shape[2], *self.shape[:2]) if self.channels_last else self.shape
+
 
 def select_feature(output: Any) -> Tensor:
     """Return the tensor of a module's output that a local loss is taken on.
@@ -127,10 +134,9 @@ def flat_spec(feature: Tensor) -> FeatureSpec:
 
 def repooled(spec: FeatureSpec, pool: Pool, max_width: int) -> FeatureSpec:
     """Return how the same features are read with another pooling; only maps are pooled."""
-    if len(spec.shape) < 3:
+    if len(spec.sample_shape) < 3:
         return spec
-    shape = spec.shape
-    height, width, channels = shape if spec.channels_last else (*shape[1:], shape[0])
+    channels, height, width = spec.sample_shape
     grid = min(pool[1], height, width)
     while grid > 1 and channels * grid * grid > max_width:
         grid -= 1

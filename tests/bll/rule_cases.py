@@ -142,9 +142,9 @@ def dgl(h, y, message):
 
 def two_convolutions(feature):
     """An auxiliary network of one's own; it also serves vectors."""
-    if len(feature.shape) < 3:
+    if len(feature.sample_shape) < 3:
         return nn.Sequential(nn.Linear(feature.width, 12, bias=False), nn.ReLU())
-    channels = feature.shape[0]
+    channels = feature.sample_shape[0]
     return nn.Sequential(nn.Conv2d(channels, 5, 1, bias=False), nn.ReLU(), nn.Flatten())
 
 

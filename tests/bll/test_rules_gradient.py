@@ -7,7 +7,7 @@ import torch
 from rule_cases import ROWS
 from torch import nn
 from torch.nn import functional
-from wrap_nets import ResNet, mlp, seeded
+from wrap_nets import Checkpointed, ResNet, mlp, seeded
 
 import bll
 from bll.rules import get_rule, rule_names
@@ -180,6 +180,18 @@ def test_fa_goes_back_through_the_random_weights():
     model(x, y=y).loss.backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-9, atol=1e-12)
+
+
+def test_fa_through_checkpointed_layers():
+    x = torch.randn(6, 16, generator=torch.Generator().manual_seed(1))
+    y = torch.arange(6) % 3
+    gradients = []
+    for region in ("none", "second"):
+        model = bll.wrap(seeded(lambda r=region: Checkpointed(r)), num_classes=3, rule="fa")
+        model(x, y=y).loss.backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from rule_cases import ROWS
 from sklearn.datasets import load_digits
 from torch import nn
-from wrap_nets import ResNet, hook_count, same, seeded, snapshot
+from wrap_nets import ResNet, Tokens, hook_count, same, seeded, snapshot
 
 import bll
 from bll_kernels.optim import BlockAdam
@@ -193,6 +193,18 @@ def test_half_precision_by_autocast(row):
     exact = wrapped(row)(x, y=y)
     for name, loss in exact.block_losses.items():
         torch.testing.assert_close(out.block_losses[name], loss, rtol=0.1, atol=0.1)
+
+
+@every_rule
+def test_a_step_on_tokens(row):
+    ids, y = torch.arange(24).reshape(4, 6) % 11, torch.tensor([0, 1, 2, 1])
+    model = seeded(Tokens)
+    bll.wrap(model, ["layers.0", "layers.1"], rule=row.rule, num_classes=3, example=ids)
+    out = model(ids, labels=y)
+    out.loss.backward()
+    assert torch.isfinite(out.loss)
+    hidden = [model.get_parameter(f"layers.{index}.mix.weight").grad for index in (0, 1)]
+    assert all((grad.abs().sum() > 0) == (row.rule.name != "frozen") for grad in hidden)
 
 
 @strictly_local

@@ -50,8 +50,8 @@ def trained(config=PATTERNS, data=None):
     return trainer
 
 
-@pytest.mark.parametrize("rule", ["bll", "bll-kl", "bp", "bp-deepsup"])
-def test_every_rule_learns_easy_images(rule):
+@pytest.mark.parametrize("rule", ["bll", "bll-kl", "bp", "bp-deepsup", "pred-sim", "dfa", "fa"])
+def test_rules_learn_easy_images(rule):
     trainer = trained(dataclasses.replace(PATTERNS, rule=rule, epochs=12))
     assert trainer.history[-1].test_accuracy > 95.0
     assert trainer.history[-1].train_loss < trainer.history[0].train_loss
@@ -120,6 +120,7 @@ def test_options_that_do_not_fit(change, message):
         ({"executor": "pipelined", "depth": 0}, "depth: expected at least 1, got 0"),
         ({"executor": "pipelined", "micro_batches": 7}, "micro-batches: expected a divisor"),
         ({"executor": "pipelined", "rule": "bp"}, "executor: rule 'bp' needs gradients of later"),
+        ({"executor": "pipelined", "rule": "dfa"}, "executor: rule 'dfa' reads error, which other"),
         ({"executor": "pipelined", "dtype": "bfloat16"}, "executor: pipelined runs in float32"),
         ({"dtype": "int8"}, "dtype: expected one of"),
         ({"blocks": 0}, "blocks: expected at least 1, got 0"),

@@ -126,7 +126,7 @@ class Auxiliary(Message):
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = self.make(feature).to(device=device, dtype=feature.dtype)
-            probe = torch.zeros(2, *feature.shape, dtype=feature.dtype, device=device)
+            probe = torch.zeros(2, *feature.sample_shape, dtype=feature.dtype, device=device)
             network.eval()
             with torch.no_grad():
                 rows = network(probe)
@@ -144,9 +144,9 @@ class Auxiliary(Message):
 def published_auxiliary(feature: FeatureSpec, layers: int, units: int | None) -> nn.Module:
     """The auxiliary network of Belilovsky et al. for a map, its linear layers for a vector."""
     parts: list[nn.Module] = []
-    inputs = feature.shape[-1]
-    if len(feature.shape) == 3:
-        channels, height, width = feature.shape
+    inputs = feature.sample_shape[-1]
+    if len(feature.sample_shape) == 3:
+        channels, height, width = feature.sample_shape
         parts.append(nn.AdaptiveAvgPool2d((-(-height // 2), -(-width // 2))))
         for _ in range(3):
             parts += [nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels)]

@@ -101,10 +101,9 @@ class Projection(ShapedMessage):
         """Return [C, C, 3, 3] for maps, else [D, D]."""
         if self.kind == "none":
             return {}
-        if len(feature.shape) == 3:
-            channels = feature.shape[0]
-            return {"weight": (channels, channels, _KERNEL, _KERNEL)}
-        return {"weight": (feature.shape[-1], feature.shape[-1])}
+        size = feature.sample_shape[0]
+        is_map = len(feature.sample_shape) == 3
+        return {"weight": (size, size, _KERNEL, _KERNEL) if is_map else (size, size)}
 
     def draw(self, name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Return a uniform draw."""
