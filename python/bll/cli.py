@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +21,24 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    """Print the version without importing the kernels, and torch with them."""
+    if not wanted:
+        return
+    spec = importlib.util.find_spec("bll_kernels")
+    assert spec is not None and spec.submodule_search_locations
+    version = runpy.run_path(str(Path(spec.submodule_search_locations[0]) / "_version.py"))
+    print(f"bll {version['__version__']}")
+    raise typer.Exit
+
+
 @app.callback()
-def _group() -> None:
+def _group(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
     """Keep ``bll`` a group of commands however many there are."""
 
 
@@ -35,18 +53,18 @@ def train(
         typer.Option(help="Directory of the data files; may be repeated, searched in order."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="mlp, resnet10, resnet18 or resnet50. Default: mlp.")
+        str | None, typer.Option(help="mlp, resnet10, resnet18, resnet50 or vgg8b. Default: mlp.")
     ] = None,
     blocks: Annotated[int | None, typer.Option(help="Number of blocks. Default: 4.")] = None,
     rule: Annotated[
-        str | None, typer.Option(help="bll, bll-kl, bp or bp-deepsup. Default: bll.")
+        str | None, typer.Option(help="Learning rule; docs/rules.md lists them. Default: bll.")
     ] = None,
     family: Annotated[
         str | None, typer.Option(help="Family of the messages. Default: the rule's own.")
     ] = None,
     width: Annotated[
         int | None,
-        typer.Option(help="Hidden units (mlp), or channels of the first stage. Default: model's."),
+        typer.Option(help="Hidden units (mlp), or first channels (others). Default: the model's."),
     ] = None,
     executor: Annotated[
         str | None, typer.Option(help="sequential, pipelined or auto. Default: sequential.")
@@ -59,7 +77,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 5.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images per step. Default: 200 (mlp), 100 (resnets).")
+        int | None, typer.Option(help="Images per step. Default: 200 (mlp), 100 (others).")
     ] = None,
     lr: Annotated[
         float | None, typer.Option(help="Peak rate of the one-cycle schedule. Default: 0.002.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ class FeatureSpec:
 
     Attributes:
         shape: Shape of the feature without its batch dimension.
-        pool: Grid pooling of a [C, H, W] map, as (kind, grid); None for vectors and tokens.
+        pool: Grid pooling of a [C, H, W] map, as (kind, grid); None for vectors and tokens, and
+            for maps that are read whole.
         width: Number of latents D.
         dtype: Data type of the message: float64 for a float64 feature, else float32.
     """
@@ -102,13 +104,32 @@ def feature_spec(feature: Tensor, pool: Pool, max_width: int) -> FeatureSpec:
             f"dimension, got {list(feature.shape)}"
         )
     dtype = torch.float64 if feature.dtype == torch.float64 else torch.float32
-    if feature.dim() < 4:
-        return FeatureSpec(shape, None, shape[-1], dtype)
-    channels, height, width = shape
+    return repooled(FeatureSpec(shape, None, shape[-1], dtype), pool, max_width)
+
+
+def flat_spec(feature: Tensor) -> FeatureSpec:
+    """Decide how features are read by a rule that takes them whole: maps unpooled, flattened.
+
+    Args:
+        feature: As in `feature_spec`.
+
+    Raises:
+        ValueError: As in `feature_spec`.
+    """
+    spec = feature_spec(feature, ("mean", 1), 1)
+    width = math.prod(spec.shape) if feature.dim() == 4 else spec.width
+    return replace(spec, pool=None, width=width)
+
+
+def repooled(spec: FeatureSpec, pool: Pool, max_width: int) -> FeatureSpec:
+    """Return how the same features are read with another pooling; only maps are pooled."""
+    if len(spec.shape) < 3:
+        return spec
+    channels, height, width = spec.shape
     grid = min(pool[1], height, width)
     while grid > 1 and channels * grid * grid > max_width:
         grid -= 1
-    return FeatureSpec(shape, (pool[0], grid), channels * grid * grid, dtype)
+    return replace(spec, pool=(pool[0], grid), width=channels * grid * grid)
 
 
 def latents(output: Any, spec: FeatureSpec) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
+from bll.backward_path import BackwardPath
 from bll.blocks import Block
 from bll.features import latents, select_logits
 from bll.feedback import Message
@@ -26,6 +28,8 @@ class _Step:
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels
         self.losses: dict[str, Tensor] = {}
+        # Outputs of blocks whose loss waits for the model's error.
+        self.waiting: dict[str, Any] = {}
 
 
 class LocalLearning(nn.Module):
@@ -40,6 +44,7 @@ class LocalLearning(nn.Module):
         label_smoothing: Of the last block's cross-entropy.
         blocks: The blocks in execution order; complete once `ready`.
         messages: One message module per block before the last, if the rule has any.
+        backward_path: Weights of the backward pass, if the rule has its own.
         ready: Whether shapes are known and locality is checked.
     """
 
@@ -61,12 +66,16 @@ class LocalLearning(nn.Module):
         self.ready = False
         self.root_hooks: list[RemovableHandle] = []
         self.cut_hooks: list[RemovableHandle] = []
+        self.path_hooks: list[RemovableHandle] = []
+        self.backward_path: BackwardPath | None = None
         self.messages = nn.ModuleList()
         if rule.local:
             for index in range(len(blocks) - 1):
                 message = rule.make_message(num_classes, seed * 1_000_003 + index, device)
                 if message is not None:
                     self.messages.append(message)
+        for message, following in pairwise(self._own_messages()):
+            message.follow(following)
         self._step: _Step | None = None
         self._last: dict[str, Tensor] = {}
 
@@ -86,14 +95,21 @@ class LocalLearning(nn.Module):
                 continue
             owned = block.parameters[-1:]
             device = parameters[owned[0]].device if owned else None
-            message.materialize(block.feature.width, device=device, dtype=block.feature.dtype)
+            message.materialize(block.feature, device=device)
         self.blocks = blocks
         self.ready = True
 
     def _messages(self) -> list[Message | None]:
         """Return the message of each block; the last has none."""
-        found = [cast(Message, message) for message in self.messages]
+        found = self._own_messages()
         return [*found, *[None] * (len(self.blocks) - len(found))]
+
+    def _own_messages(self) -> list[Message]:
+        return [cast(Message, message) for message in self.messages]
+
+    def in_step(self) -> bool:
+        """Whether a forward pass with labels is in progress."""
+        return self._step is not None
 
     def begin(
         self,
@@ -125,12 +141,14 @@ class LocalLearning(nn.Module):
         if step is None:
             return None
         block = self.blocks[index]
-        if len(step.losses) != (index if self.rule.local else 0):
+        ended = [*step.losses, *step.waiting]
+        if len(ended) != (index if self.rule.local else 0):
             raise RuntimeError(
-                f"block {block.name!r} ended out of order: blocks with a loss so far are "
-                f"{list(step.losses)}"
+                f"block {block.name!r} ended out of order: blocks with a loss so far are {ended}"
             )
-        if self.rule.local:
+        if "error" in self.rule.reads:
+            step.waiting[block.name] = output
+        elif self.rule.local:
             step.losses[block.name] = self._local_loss(index, output, step.labels)
         if self.rule.cuts:
             hand_on = _detached_copy if block.hands_on_copy else Tensor.detach
@@ -160,16 +178,33 @@ class LocalLearning(nn.Module):
         labels = labels.to(feature.device, non_blocking=True)
         return self.rule.loss(feature, labels, message, block.feature.pool)
 
+    def _error_losses(self, step: _Step, logits: Tensor) -> None:
+        """Take the losses that waited for the gradient of the model's loss to its logits."""
+        leaf = logits.detach().requires_grad_()
+        with torch.enable_grad():
+            (error,) = torch.autograd.grad(self._cross_entropy(leaf, step.labels), leaf)
+        for index, (name, output) in enumerate(step.waiting.items()):
+            spec = self.blocks[index].feature
+            if spec is None:
+                raise RuntimeError(f"block {name!r} has no feature to take a local loss on")
+            feature = latents(output, spec)
+            message = self._messages()[index]
+            there = error.to(feature.device, non_blocking=True)
+            step.losses[name] = self.rule.error_loss(feature, there, message, spec.pool)
+
     def end_step(self, output: Any) -> LocalOutput | None:
         """Close the step: the last block's cross-entropy, the sum, the output object."""
         step, self._step = self._step, None
         if step is None:
             return None
         expected = len(self.blocks) - 1 if self.rule.local else 0
-        if len(step.losses) != expected:
-            missing = [block.name for block in self.blocks[:-1] if block.name not in step.losses]
+        ended = [*step.losses, *step.waiting]
+        if len(ended) != expected:
+            missing = [block.name for block in self.blocks[:-1] if block.name not in ended]
             raise RuntimeError(f"the forward pass did not end block {missing[0]!r}")
         logits = select_logits(output)
+        if step.waiting:
+            self._error_losses(step, logits)
         step.losses[self.blocks[-1].name] = self._cross_entropy(logits, step.labels)
         self._last = {name: loss.detach() for name, loss in step.losses.items()}
         return LocalOutput(_total(step.losses), logits, step.losses)

@@ -119,6 +119,8 @@ def install_hooks(model: nn.Module, handle: LocalLearning, cuts: tuple[str, ...]
         model.get_submodule(name).register_forward_hook(CutHook(handle, index))
         for index, name in enumerate(cuts)
     ]
+    if handle.backward_path is not None:
+        handle.path_hooks = handle.backward_path.install(model, handle.in_step)
     model.add_module("bll", handle)
 
 
@@ -138,9 +140,9 @@ def remove_hooks(model: nn.Module) -> None:
     handle = wrapped_handle(model)
     if handle is None:
         return
-    for installed in (*handle.root_hooks, *handle.cut_hooks):
+    for installed in (*handle.root_hooks, *handle.cut_hooks, *handle.path_hooks):
         installed.remove()
-    handle.root_hooks, handle.cut_hooks = [], []
+    handle.root_hooks, handle.cut_hooks, handle.path_hooks = [], [], []
     delattr(model, "bll")
 
 

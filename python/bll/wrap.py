@@ -81,6 +81,8 @@ def wrap(
     options = {"family": family, "feedback": feedback, "pool": pool, "tilt": tilt}
     chosen = _resolve_rule(rule, options)
     _check_numbers(num_classes, label_smoothing, seed)
+    if example is None and chosen.needs_example:
+        raise ValueError(f"example: rule {chosen.name!r} makes its networks from it; got None")
     inputs = None if example is None else _example_inputs(example)
     cuts = _choose_cuts(model, blocks, chosen, inputs)
     planned = pending_blocks(cuts, last_block_name(cuts))
@@ -93,6 +95,7 @@ def wrap(
         seed=seed,
         device=None if first is None else first.device,
     )
+    handle.backward_path = chosen.make_backward(model, seed)
     if inputs is not None:
         handle.complete(survey_blocks(model, cuts, chosen, *inputs), model)
     install_hooks(model, handle, cuts)

@@ -11,13 +11,14 @@ from typing import Any
 from bll.data import DATASET_NAMES
 from bll.models import MODEL_NAMES
 from bll.rules.registry import get_rule
+from bll_kernels.pipeline.block import LOCAL_READS
 
 EXECUTORS = ("sequential", "pipelined", "auto")
 DTYPES = ("float32", "float64", "bfloat16")
 
 
 def default_batch_size(model: str) -> int:
-    """Images per batch when none is asked for: 200 for ``mlp``, 100 for residual networks."""
+    """Images per batch when none is asked for: 200 for ``mlp``, 100 for the others."""
     return 200 if model == "mlp" else 100
 
 
@@ -101,6 +102,12 @@ class TrainConfig:
             )
         if "downstream" in rule.reads:
             raise ValueError(f"executor: rule {self.rule!r} needs gradients of later blocks")
+        foreign = rule.reads - LOCAL_READS
+        if foreign:
+            raise ValueError(
+                f"executor: rule {self.rule!r} reads {', '.join(sorted(foreign))}, which other "
+                "blocks change"
+            )
         if self.dtype == "bfloat16":
             raise ValueError(f"executor: {self.executor} runs in float32 or float64")
 

@@ -1,0 +1,32 @@
+"""The public names of ``bll``: what `import bll` offers, loaded at the first use of any."""
+
+from bll.blocks import Block
+from bll.executor import executor
+from bll.feedback import ClassTable, Message
+from bll.handle import LocalLearning
+from bll.locality import LocalityError
+from bll.optim import param_groups
+from bll.output import LocalOutput
+from bll.rules import Rule, get_rule, rule_names
+from bll.state import load, save
+from bll.wrap import unwrap, wrap
+from bll_kernels._version import __version__
+
+__all__ = [
+    "Block",
+    "ClassTable",
+    "LocalLearning",
+    "LocalOutput",
+    "LocalityError",
+    "Message",
+    "Rule",
+    "__version__",
+    "executor",
+    "get_rule",
+    "load",
+    "param_groups",
+    "rule_names",
+    "save",
+    "unwrap",
+    "wrap",
+]
