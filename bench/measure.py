@@ -1,31 +1,23 @@
-"""Interleaved timing in one process, measured limits, and what a run happened on."""
+"""Goals and records of the CPU suites, on the timers and limits of `bll.bench`."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import platform
 import statistics
-import subprocess
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-import bll_kernels
+from bll.bench import memory
+from bll.bench.conditions import device_state
+from bll.bench.limits import Limits
+from bll.bench.measure import OURS, file_times
+from bll.bench.timers import CpuTimer, interleave
 
 Call = Callable[[], object]
-
-#: glibc keeps freed pages, so that page faults of fresh outputs do not hide the kernels.
-MALLOC_SETTINGS = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TOP_PAD_": "268435456",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
-}
+TIMER = CpuTimer()
+LIMITS = Limits(TIMER, "cpu")
 
 
 @dataclass(frozen=True)
@@ -38,163 +30,81 @@ class Goal:
 
 @dataclass
 class Record:
-    """One entry of the report; times are medians in seconds of process CPU time."""
+    """One entry of the report: plain data as `bll.bench.measure` files it, and its goals."""
 
-    name: str
-    ours: float
-    peers: dict[str, float]
-    ratios: dict[str, float]
-    spread: dict[str, tuple[float, float]]
-    goals: list[Goal]
-    moved_bytes: int = 0
-    copy_rate: float = 0.0
-    flops: int = 0
-    matmul_rate: float = 0.0
-    fresh: float = 0.0
-    errors: dict[str, float] = field(default_factory=dict)
-    notes: str = ""
+    entry: dict[str, Any]
+    goals: list[Goal] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Of the entry."""
+        return str(self.entry["name"])
+
+    def ratio(self, peer: str) -> float:
+        """How many times longer a peer takes."""
+        return float(self.entry["peers"][peer]["ratio"])
 
     def reached(self, goal: Goal) -> bool:
         """Whether the measured ratio meets the goal."""
-        return self.ratios[goal.peer] >= goal.ratio
-
-    @property
-    def rate(self) -> float:
-        """Achieved bytes per second, 0 where no bytes are counted."""
-        return self.moved_bytes / self.ours
+        return self.ratio(goal.peer) >= goal.ratio
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        plain = asdict(self)
-        plain["goals"] = [{**asdict(g), "reached": self.reached(g)} for g in self.goals]
-        plain["bytes_per_second"] = self.rate
-        plain["flops_per_second"] = self.flops / self.ours
-        return plain
-
-
-def _sample(call: Call, repeats: int) -> float:
-    start = time.process_time()
-    for _ in range(repeats):
-        call()
-    return (time.process_time() - start) / repeats
-
-
-def _repeats(call: Call, minimum: float) -> int:
-    call()
-    return max(1, min(1000, round(minimum / max(_sample(call, 1), 1e-6))))
-
-
-def interleave(
-    calls: Mapping[str, Call], rounds: int, minimum: float = 0.005
-) -> dict[str, list[float]]:
-    """Times every call once a round, the order turning, so that drift meets all alike.
-
-    Args:
-        calls: What to time, by name.
-        rounds: Samples per call.
-        minimum: A sample repeats its call until about this many seconds.
-
-    Returns:
-        Seconds of process CPU time per call, one per round.
-    """
-    repeats = {name: _repeats(call, minimum) for name, call in calls.items()}
-    order = list(calls)
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds):
-        for name in order[turn % len(order) :] + order[: turn % len(order)]:
-            times[name].append(_sample(calls[name], repeats[name]))
-    return times
+        goals = [{"peer": g.peer, "ratio": g.ratio, "reached": self.reached(g)} for g in self.goals]
+        return {**self.entry, "goals": goals}
 
 
 def compare(
-    name: str, ours: Call, peers: Mapping[str, Call], goals: list[Goal], rounds: int
+    name: str,
+    ours: Call,
+    peers: Mapping[str, Call],
+    goals: list[Goal],
+    rounds: int,
+    *,
+    moved_bytes: int = 0,
+    flops: int = 0,
+    errors: Mapping[str, float] | None = None,
+    notes: str = "",
 ) -> Record:
-    """Ratios of interleaved medians, with the quartiles of the paired ratios."""
-    times = interleave({"ours": ours, **peers}, rounds)
-    median = {key: statistics.median(values) for key, values in times.items()}
-    spread = {}
-    for peer in peers:
-        paired = sorted(p / o for p, o in zip(times[peer], times["ours"], strict=True))
-        spread[peer] = (paired[len(paired) // 4], paired[-1 - len(paired) // 4])
-    mine = median.pop("ours")
-    ratios = {peer: value / mine for peer, value in median.items()}
-    return Record(name, mine, median, ratios, spread, goals)
+    """Interleaved times of a call and its peers, held against what this machine can do."""
+    errors = errors or {}
+    prepared = {key: TIMER.prepare([call]) for key, call in {OURS: ours, **peers}.items()}
+    entry: dict[str, Any] = {
+        "name": name,
+        "group": "step" if "step" in name else "kernel",
+        "gate": {"error": errors.get(OURS), "passed": True, "against": "float64 autograd"},
+        "bytes": moved_bytes or None,
+        "operations": {"matmul": flops, "special": None},
+        "energy": None,
+        "energy_reason": "these suites do not measure energy",
+        "rejected": None,
+        "notes": notes,
+    }
+    known = {peer: {"error": errors.get(peer)} for peer in peers}
+    file_times(entry, prepared, known, interleave(prepared, rounds))
+    seconds = entry[OURS]["seconds"]
+    entry |= LIMITS.judge(seconds, moved_bytes, flops, torch.float32)
+    if entry["impossible"]:
+        entry["rejected"] = f"{entry['of_limit']:.2f} of the measured {entry['bound_by']} limit"
+    entry["bytes_per_second"] = moved_bytes / seconds if moved_bytes else None
+    entry["fresh_seconds"] = fresh_memory(ours, rounds)
+    entry["device_state"] = device_state("cpu")
+    return Record(entry, [goal for goal in goals if goal.peer in peers])
 
 
 def fresh_memory(call: Call, rounds: int) -> float:
     """Median seconds of a call whose outputs land on pages the kernel must hand out first."""
-    libc = ctypes.CDLL("libc.so.6")
+    once = CpuTimer(minimum=0.0).prepare([call]).sample
     times = []
     for _ in range(rounds):
-        libc.malloc_trim(0)
-        times.append(_sample(call, 1))
+        memory.drop_pages()
+        times.append(once())
     return statistics.median(times)
-
-
-@cache
-def matmul_rate(size: int = 1024, rounds: int = 9) -> float:
-    """Measured float32 operations per second of a square matrix product, one thread."""
-    left, right, out = (torch.randn(size, size) for _ in range(3))
-    times = interleave({"mm": lambda: torch.mm(left, right, out=out)}, rounds)["mm"]
-    return 2 * size**3 / statistics.median(times)
-
-
-@cache
-def copy_rate(nbytes: int, rounds: int = 9) -> float:
-    """Measured bytes per second of a copy that moves ``nbytes`` (read and written), one thread."""
-    source = torch.randn(max(nbytes // 8, 1))
-    target = torch.empty_like(source)
-    times = interleave({"copy": lambda: target.copy_(source)}, rounds)["copy"]
-    return 8 * source.numel() / statistics.median(times)
 
 
 def peak_extra_bytes(call: Call) -> int:
     """How far resident memory rises above its level during one call, from the kernel's count."""
-    call()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    result = call()
-    peak = _status("VmHWM")
-    del result
-    return peak - before
-
-
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {key}")
-
-
-def _output(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
-
-
-def environment() -> dict[str, Any]:
-    """The conditions every number of a run depends on."""
-    models = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    here = Path(__file__).parent
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": _output("git", "-C", str(here), "rev-parse", "--short", "HEAD"),
-        "uncommitted_changes": bool(
-            _output("git", "-C", str(here), "status", "--porcelain", "--untracked-files=no")
-        ),
-        "processor": models[0] if models else platform.processor(),
-        "logical_processors": os.cpu_count(),
-        "load_average_at_start": os.getloadavg()[0],
-        "threads": torch.get_num_threads(),
-        "timer": "process CPU time",
-        "malloc": {key: os.environ.get(key, "default") for key in MALLOC_SETTINGS},
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "bll_kernels": bll_kernels.__version__,
-        "backends": bll_kernels.available(),
-    }
+    found = memory.peak_extra_bytes(call)
+    if found is None:
+        raise RuntimeError("this system does not tell the peak of resident memory")
+    return found

@@ -1,60 +1,23 @@
-"""Bytes moved and special functions evaluated per element, counted by hand.
+"""The counts of `bll.bench.traffic`, by the names these suites use."""
 
-A *unit* is one pass over the tensor of latents. These are the floors an implementation is
-measured against: every input read once, every output written once. Class tables and per-row
-numbers are small and cached, and not counted.
-"""
+from bll.bench.traffic import (
+    SPECIAL_FUNCTIONS,
+    class_bytes,
+    copy_bytes,
+    linear_class_flops,
+    matmul_class_bytes,
+    next_units,
+    pair_bytes,
+    pooled_class_bytes,
+)
 
-from __future__ import annotations
-
-#: exp, log, expm1 or reciprocal evaluations per latent for a loss with its gradients, where the
-#: logs of several latents share one evaluation.
-SPECIAL_FUNCTIONS = {
-    "bernoulli": 3,
-    "gaussian": 0,
-    "gaussian-precision": 0,
-    "gaussian-diagonal": 3,
-    "categorical": 2,
-}
-
-
-def pair_bytes(elements: int, itemsize: int, *, grad_b: bool, table: bool = False) -> int:
-    """Bytes of a pair loss with its gradients: read a (and a dense b), write da (and db)."""
-    units = 2 + (0 if table else 1) + (1 if grad_b and not table else 0)
-    return units * elements * itemsize
-
-
-def next_units(next_itemsize: int, itemsize: int) -> float:
-    """Units that the next block's input adds to a pair loss: its write alone."""
-    return next_itemsize / itemsize
-
-
-def class_bytes(elements: int, itemsize: int) -> int:
-    """Bytes of a class loss with its gradients: a is read in both halves, da is written."""
-    return 3 * elements * itemsize
-
-
-def pooled_class_bytes(map_elements: int, itemsize: int) -> int:
-    """The same with mean pooling in front: read the map, write its gradient."""
-    return 2 * map_elements * itemsize
-
-
-def copy_bytes(elements: int, itemsize: int) -> int:
-    """Bytes of a plain copy: one read, one write."""
-    return 2 * elements * itemsize
-
-
-def linear_class_flops(rows: int, latents: int, classes: int) -> int:
-    """Multiplications and additions of a linear class loss: scores, da and dtable."""
-    return 3 * 2 * rows * latents * classes
-
-
-def matmul_class_bytes(rows: int, latents: int, classes: int, itemsize: int) -> int:
-    """Bytes of a class loss through matmul with both gradients, operands moved once per product.
-
-    Scores are written in float32, read twice by the row kernel, and left in the operands' dtype
-    for two products. The products are bound by arithmetic, not by these bytes.
-    """
-    scores = rows * classes * (4 + 2 * 4 + itemsize + 2 * itemsize)
-    operands = 3 * (rows + classes) * latents * itemsize
-    return scores + operands
+__all__ = [
+    "SPECIAL_FUNCTIONS",
+    "class_bytes",
+    "copy_bytes",
+    "linear_class_flops",
+    "matmul_class_bytes",
+    "next_units",
+    "pair_bytes",
+    "pooled_class_bytes",
+]

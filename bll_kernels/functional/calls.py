@@ -17,6 +17,7 @@ from bll_kernels.autograd import GridPool
 from bll_kernels.backends.selection import fused_pool_backend, select
 from bll_kernels.families import FORMULAS, NORMALISED_MESSAGES, Family, get_family
 from bll_kernels.functional import checks
+from bll_kernels.functional.weights import surrounding_weight
 from bll_kernels.ops import op
 from bll_kernels.spec import accumulate_dtype
 
@@ -200,6 +201,7 @@ def prepare_pair(
             )
         labels = checks.check_labels(labels, batch, a)
         checks.check_label_range(labels, b.shape[0])
+    weight = surrounding_weight(batch) if weight is None else weight
     if weight is not None:
         weight = checks.check_weight(weight, batch, a)
     backend, options = select(a.device.type, a.dtype, "pair_loss"), _family_options(family, a)
@@ -279,6 +281,7 @@ def prepare_class(
     checks.check_label_range(labels, table.shape[0])
     if bias is not None:
         bias = checks.check_bias(bias, table.shape[0], a)
+    weight = surrounding_weight(batch) if weight is None else weight
     if weight is not None:
         weight = checks.check_weight(weight, batch, a, names.weight)
     options = (*_family_options(family, a), normalize_message, tilt)

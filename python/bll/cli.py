@@ -15,7 +15,7 @@ from bll.commands.errors import BAD_INPUT, INTERRUPTED, CommandError
 
 app = typer.Typer(
     name="bll",
-    help="Block-local learning: train, and see what this machine can do.",
+    help="Block-local learning: train, measure, and see what this machine can do.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -173,6 +173,67 @@ def doctor(
     from bll.commands.doctor import doctor as run
 
     run(file, as_json=json)
+
+
+@app.command()
+def bench(
+    file: Annotated[Path | None, typer.Argument(help="With --json: write to this file.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few losses and a training step, in under 90 s.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Write JSON; without a file, to standard output.")
+    ] = False,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="kernels, steps, memory or schedules; may be repeated. Default: all."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    rounds: Annotated[
+        int | None, typer.Option(help="Samples of each form. Default: 9, with --quick 7.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Seconds after which the rest is left out. Default: 60 with --quick."),
+    ] = None,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Energy too, where a counter is; minutes per entry.")
+    ] = False,
+) -> None:
+    """Measure speed, memory and accuracy on this machine, against what you would use instead."""
+    from bll.commands.bench import bench as run
+
+    run(
+        file,
+        quick=quick,
+        as_json=json,
+        suites=suite or (),
+        device=device,
+        rounds=rounds,
+        budget=budget,
+        energy=energy,
+    )
+
+
+@app.command()
+def report(
+    paths: Annotated[list[Path], typer.Argument(help="JSON or CSV files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/report"),
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Compare a base run with later ones; 1 if any is slower."),
+    ] = False,
+    threshold: Annotated[
+        float, typer.Option(help="With --compare: share that an entry may lose.")
+    ] = 0.1,
+    by: Annotated[
+        str, typer.Option(help="With --compare: seconds (same quiet machine), or ratio.")
+    ] = "seconds",
+) -> None:
+    """Turn measurements into a page, tables and pictures; or compare two runs."""
+    from bll.commands.report import report as run
+
+    run(paths, out, comparing=compare, threshold=threshold, by=by)
 
 
 def _fail(message: str, exit_code: int) -> int:

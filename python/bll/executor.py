@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor, nn
 
+from bll.chain import chain
 from bll.handle import LocalLearning
 from bll.hooks import check_labels, wrapped_handle
 from bll_kernels.optim import BlockAdam
@@ -84,28 +85,6 @@ class WrappedBlock:
         return loss.detach(), gradient
 
 
-def _in_order(
-    container: nn.Sequential, prefix: str, cuts: Sequence[str]
-) -> list[tuple[str, nn.Module]]:
-    """Return the modules that run one after the other, none of which a cut is inside of."""
-    found: list[tuple[str, nn.Module]] = []
-    for key, child in container.named_children():
-        name = prefix + key
-        inside = [cut for cut in cuts if cut.startswith(name + ".")]
-        if name == "bll":
-            continue
-        if not inside:
-            found.append((name, child))
-        elif type(child).forward is nn.Sequential.forward and not child._forward_hooks:
-            found += _in_order(child, name + ".", cuts)  # type: ignore[arg-type]
-        else:
-            raise TypeError(
-                f"model: expected cuts between modules of an nn.Sequential without hooks, got "
-                f"{inside[0]!r} inside a {type(child).__name__}"
-            )
-    return found
-
-
 def executor(
     model: nn.Module,
     optimizer_factory: OptimizerFactory = BlockAdam,
@@ -149,13 +128,8 @@ def executor(
         raise ValueError(
             "model: its blocks are not known yet; give bll.wrap an example, or run one forward pass"
         )
-    if not isinstance(model, nn.Sequential):
-        raise TypeError(
-            f"model: expected an nn.Sequential, whose blocks can run apart; "
-            f"got {type(model).__name__}"
-        )
     cuts = [block.cut for block in handle.blocks if block.cut is not None]
-    children = _in_order(model, "", cuts)
+    children = chain(model, cuts)
     names = [name for name, _ in children]
     ends = [names.index(cut) + 1 for cut in cuts] + [len(children)]
     starts = [0, *ends[:-1]]

@@ -111,10 +111,10 @@ def test_the_feature_of_nested_outputs():
         select_feature(None)
 
 
-def test_tokens_are_averaged_and_other_ranks_refused():
+def test_tokens_keep_their_positions_and_other_ranks_are_refused():
     spec = feature_spec(torch.empty(2, 4, 3), ("mean", 4), 4096)
     tokens = torch.randn(2, 4, 3)
-    assert torch.equal(latents((tokens, None), spec), tokens.mean(dim=1))
+    assert torch.equal(latents((tokens, None), spec), tokens)
     with pytest.raises(ValueError, match=r"shape \[B, 4, 3\] as in the example, got \[2, 3\]"):
         latents(tokens[:, 0], spec)
 

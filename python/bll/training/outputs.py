@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bll.bench.energy_run import RunEnergy
 from bll.training import machine
 from bll.training.atomic import write_atomically
 from bll.training.checkpoint import tensor_bytes
@@ -20,6 +21,11 @@ from bll.training.trainer import Trainer
 SUMMARY, METRICS, MODEL, CURVES = "summary.json", "metrics.csv", "model.safetensors", "curves.png"
 CHECKPOINT = "checkpoint"
 _RULE_STATE = "bll."
+_NO_ENERGY = {
+    "energy_j": None,
+    "energy_reason": "nothing was trained in this process",
+    "energy_counter": None,
+}
 
 
 def metrics_csv(history: Sequence[EpochRecord]) -> bytes:
@@ -35,7 +41,7 @@ def metrics_csv(history: Sequence[EpochRecord]) -> bytes:
     return text.getvalue().encode()
 
 
-def summary(trainer: Trainer) -> dict[str, Any]:
+def summary(trainer: Trainer, energy: RunEnergy | None = None) -> dict[str, Any]:
     """Everything a table needs to quote the run with its conditions."""
     config, history = trainer.config, trainer.history
     steps = trainer.timer.milliseconds()
@@ -78,8 +84,7 @@ def summary(trainer: Trainer) -> dict[str, Any]:
         "samples_per_s": images / train_seconds,
         "peak_memory_bytes": machine.peak_memory_bytes(trainer.device),
         "peak_memory_of": "torch on the GPU" if trainer.device.type == "cuda" else "the process",
-        "energy_j": None,
-        "energy_reason": "training runs do not read an energy counter yet",
+        **(energy.to_record() if energy is not None else _NO_ENERGY),
         "backends": machine.backends(trainer.device, trainer.compute_dtype),
         "versions": machine.versions(),
         "commit": commit,
@@ -97,7 +102,7 @@ def write_metrics(out: Path, trainer: Trainer) -> None:
     write_atomically(out / METRICS, metrics_csv(trainer.history))
 
 
-def write_results(out: Path, trainer: Trainer) -> dict[str, Any]:
+def write_results(out: Path, trainer: Trainer, energy: RunEnergy | None = None) -> dict[str, Any]:
     """Write weights, curves and summary of a finished run.
 
     ``model.safetensors`` holds the network's own weights and buffers and nothing else, so equal
@@ -118,6 +123,6 @@ def write_results(out: Path, trainer: Trainer) -> dict[str, Any]:
         f"seed {config.seed}, {config.dtype} on {config.device}"
     )
     write_atomically(out / CURVES, draw_curves(trainer.history, title))
-    results = summary(trainer)
+    results = summary(trainer, energy)
     write_atomically(out / SUMMARY, (json.dumps(results, indent=2) + "\n").encode())
     return results

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bll.bench.energy_run import RunEnergy
 from bll.data import load_dataset
 from bll.training.checkpoint import INDEX, CheckpointError, load_checkpoint, save_checkpoint
 from bll.training.options import new_config, resumed_config
@@ -34,6 +35,7 @@ class Run:
     def __init__(self, out: Path, trainer: Trainer) -> None:
         self.out = out
         self.trainer = trainer
+        self.energy: RunEnergy | None = None
 
     @classmethod
     def begin(cls, out: Path, given: Mapping[str, Any], *, overwrite: bool = False) -> Run:
@@ -98,7 +100,9 @@ class Run:
             TrainingError: Training diverged; the last checkpoint is that of the epoch before.
             CheckpointError: A checkpoint could not be written; the previous one is untouched.
         """
+        self.energy = RunEnergy(self.trainer.device, resumed=self.trainer.steps_done > 0)
         finished = self.trainer.run(_SavingObserver(self, observer), should_stop)
+        self.energy.poll()
         if not finished:
             self.save()
         return finished
@@ -106,7 +110,7 @@ class Run:
     def finish(self) -> dict[str, Any]:
         """Write weights, metrics, curves and summary of a finished run; return the summary."""
         write_metrics(self.out, self.trainer)
-        return write_results(self.out, self.trainer)
+        return write_results(self.out, self.trainer, self.energy)
 
 
 class _SavingObserver:
@@ -118,6 +122,8 @@ class _SavingObserver:
         self._observer.on_step(trainer)
 
     def on_epoch(self, trainer: Trainer) -> None:
+        if self._run.energy is not None:
+            self._run.energy.poll()
         self._run.save()
         self._observer.on_epoch(trainer)
 
