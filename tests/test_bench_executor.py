@@ -20,7 +20,7 @@ def test_every_depth_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (path,) = tmp_path.glob("*.csv")
     with path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == COLUMNS
     assert [row["depth"] for row in rows] == ["1", "2", "3"]
     for row in rows:
         assert 0 < int(row["peak_activation_bytes"]) <= 1.05 * int(row["law_bytes"])
