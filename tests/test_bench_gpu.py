@@ -36,6 +36,21 @@ def test_dry_run_measures_every_kernel(tmp_path: Path) -> None:
     assert "passed" in (tmp_path / "gpu.log").read_text()
 
 
+def test_dry_run_of_the_executor(tmp_path: Path) -> None:
+    done = drive(tmp_path, "--dry-run", "--stage", "executor")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    entry = found["executors"]["mlp, tiny"]
+    modes = {"sequential", "pipelined", "graphed", "graphed, one stream", "autograd", "backprop"}
+    assert set(entry["milliseconds"]) == modes, entry["failures"]
+    assert entry["failures"] == {}
+    assert entry["memory"]["ratio"] >= 0.5
+    assert set(entry["goals_met"]) == {"autograd", "memory of depth 1 <= 1.1 x largest block"}
+    assert "mlp, tiny" in (tmp_path / "gpu.md").read_text()
+    timeline = json.loads((tmp_path / "timeline-mlp--tiny.json").read_text())
+    assert any(event["name"] == "bll::backward::layer2" for event in timeline["traceEvents"])
+
+
 def test_a_failing_stage_does_not_hide_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from bll.rules import Rule, get_rule, rule_names
 from bll_kernels.pipeline.block import LOCAL_READS
+from bll_kernels.pipeline.certificate import TOO_LATE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "rules.md"
@@ -40,8 +41,9 @@ SUPPORT = (
     "`feedback` (its message or read-out); of other blocks, `next-feedback` (weights of later "
     "messages), `error` (of the model's output) and `downstream` (gradients of later blocks). The "
     "executor may run blocks apart, in any depth and with the bits of one block at a time, only "
-    "where nothing of other blocks is read; elsewhere it refuses, since what a block reads would "
-    "be stale or not there yet.",
+    "where nothing of other blocks is read. One block at a time (depth 1) it also runs what reads "
+    "`next-feedback`, whose version is then that of the ordinary loop. It refuses the rest, since "
+    "what a block reads would be changed meanwhile or is not there yet.",
 )
 
 
@@ -74,9 +76,11 @@ def support_table() -> str:
     rows = []
     for label, rule in _variants():
         foreign = sorted(rule.reads - LOCAL_READS)
-        apart = "exact" if not foreign else f"refused: reads {', '.join(foreign)}"
+        refused = f"refused: reads {', '.join(foreign)}"
+        in_turn = refused if rule.reads & TOO_LATE else "exact"
+        apart = refused if foreign else "exact"
         reads = ", ".join(sorted(rule.reads))
-        rows.append([label, reads, "yes" if rule.cuts else "no", "yes", apart, apart])
+        rows.append([label, reads, "yes" if rule.cuts else "no", "yes", in_turn, apart])
     columns = (
         "rule", "reads", "cut", "ordinary loop", "executor, sequential", "executor, pipelined",
     )  # fmt: skip

@@ -54,12 +54,16 @@ def measure(options: TraceOptions, *, processors: int, rounds: int) -> list[Dept
         executor.run(data)
         executor.run(data)
     seconds: list[list[float]] = [[] for _ in executors]
+    recorder = Recorder()
     for _ in range(rounds):
+        # In turn with the others, so that the limit is one of the same conditions.
+        with executors[0].watched(recorder):
+            executors[0].run(data)
         for executor, found in zip(executors, seconds, strict=True):
             start = time.perf_counter()
             executor.run(data)
             found.append(time.perf_counter() - start)
-    times = _block_times(executors[0], data, options.blocks)
+    times = _block_times(recorder.events(), options.blocks)
     work = 1e3 * sum(_work(block, options.micro_batches) for block in times)
     return [
         _depth(options, executor, data, times, found, work / processors)
@@ -76,12 +80,8 @@ def _work(block: BlockTimes, micro_batches: int) -> float:
     return micro_batches * (block.forward + block.loss + block.backward) + block.update
 
 
-def _block_times(sequential: Executor, data: Sequence, blocks: int) -> list[BlockTimes]:
+def _block_times(events: Sequence[Event], blocks: int) -> list[BlockTimes]:
     """Medians of single operations, in seconds, one block at a time."""
-    with sequential.watched(Recorder()) as recorder:
-        for _ in range(3):
-            sequential.run(data)
-    events = recorder.events()
 
     def median(block: int, kind: Kind) -> float:
         return statistics.median(_seconds(e) for e in events if (e.block, e.kind) == (block, kind))

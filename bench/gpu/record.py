@@ -67,6 +67,7 @@ class Record:
         self.now = conditions()
         self.stages: dict[str, dict[str, Any]] = {}
         self.entries: dict[str, dict[str, Any]] = {}
+        self.executors: dict[str, dict[str, Any]] = {}
         path = folder / "gpu.json"
         if path.is_file():
             before = json.loads(path.read_text())
@@ -74,6 +75,7 @@ class Record:
             if same and not self.now["uncommitted_changes"]:
                 self.stages = before["stages"]
                 self.entries = before["entries"]
+                self.executors = before.get("executors", {})
 
     def log(self, text: str) -> None:
         """Appends to the log and prints."""
@@ -91,9 +93,19 @@ class Record:
         self.entries[name] = result
         self.flush()
 
+    def executor(self, name: str, result: dict[str, Any]) -> None:
+        """Files one network of the executor's stage."""
+        self.executors[name] = result
+        self.flush()
+
     def flush(self) -> None:
         """Writes the JSON and the table."""
-        plain = {"conditions": self.now, "stages": self.stages, "entries": self.entries}
+        plain = {
+            "conditions": self.now,
+            "stages": self.stages,
+            "entries": self.entries,
+            "executors": self.executors,
+        }
         (self.folder / "gpu.json").write_text(json.dumps(plain, indent=1) + "\n")
         (self.folder / "gpu.md").write_text(markdown(plain))
 
@@ -141,4 +153,18 @@ def markdown(plain: dict[str, Any]) -> str:
         row += [_ratio(entry, peer) for peer in PEERS]
         row += [f"{entry['error']:.1e}", "passed" if entry["gate"] else "FAILED"]
         lines.append("| " + " | ".join(row) + " |")
+    lines += _executor_lines(plain["executors"])
     return "\n".join(lines) + "\n"
+
+
+def _executor_lines(executors: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for every network: milliseconds of a step, and the goals."""
+    if not executors:
+        return []
+    lines = ["", "| executor | ms of a step | goals missed | failures |", "| --- " * 4 + "|"]
+    for name, entry in executors.items():
+        times = ", ".join(f"{peer} {ms:.3f}" for peer, ms in entry["milliseconds"].items())
+        missed = ", ".join(goal for goal, met in entry["goals_met"].items() if not met) or "none"
+        failures = "; ".join(f"{k}: {v}" for k, v in entry["failures"].items()) or "none"
+        lines.append(f"| {name} | {times} | {missed} | {failures.replace('|', '/')} |")
+    return lines

@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from bench.gpu import kernels
+from bench.gpu import executor, kernels
 from bench.gpu.record import ROOT, Record
 from bench.gpu.timing import CudaTimer, HostTimer
 from bll_kernels import available
@@ -146,11 +146,18 @@ def speed(run: Run) -> str:
     )
 
 
+def pipeline(run: Run) -> str:
+    """The executor's modes against autograd and backpropagation."""
+    device = "cpu" if run.dry else "cuda"
+    return executor.run(run.record, device, deadline=run.deadline, tiny=run.dry)
+
+
 STAGES: Final[dict[str, Callable[[Run], str]]] = {
     "build": build,
     "tests": tests,
     "sanitizer": sanitizer,
     "kernels": speed,
+    "executor": pipeline,
 }
 
 

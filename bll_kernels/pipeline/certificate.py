@@ -6,7 +6,9 @@ there is exact. Reads are declared by name (`Block.reads`):
 * "output", "label", "feedback": the block's own output, the labels, its own message;
 * "previous", "next": parameters of the neighbour before or behind;
 * "block:NAME": parameters of the block of that name;
-* "downstream": gradients, and so parameters, of all blocks behind.
+* "next-feedback": what all blocks behind learn for their messages;
+* "downstream", "error": gradients of later blocks, or of the output, and so the parameters of all
+  blocks behind. No local step can wait for them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ from dataclasses import dataclass
 from bll_kernels.pipeline.block import LOCAL_READS, Block
 from bll_kernels.pipeline.schedule import Kind, Op, pipelined
 
+#: Reads of all blocks behind.
+_BEHIND = frozenset({"next-feedback", "downstream", "error"})
+#: Reads that are there only after a block's own step: no schedule of local steps can run them.
+TOO_LATE = frozenset({"downstream", "error"})
 #: Batches from which the steady state is read; the first ones fill the pipeline.
 BATCHES = 8
 
@@ -126,7 +132,7 @@ def certify(
 
 def _owners(read: str, index: int, names: Sequence[str]) -> Collection[int]:
     """The blocks whose parameters a read shows."""
-    if read == "downstream":
+    if read in _BEHIND:
         return range(index + 1, len(names))
     if read == "previous":
         return [index - 1] if index else []
@@ -137,7 +143,7 @@ def _owners(read: str, index: int, names: Sequence[str]) -> Collection[int]:
         return [names.index(name)]
     raise ValueError(
         f"blocks: {names[index]!r} reads {read!r}; expected output, label, feedback, previous, "
-        "next, downstream or block:NAME of one of the blocks"
+        f"next, block:NAME of one of the blocks, {', '.join(sorted(_BEHIND))}"
     )
 
 
@@ -153,9 +159,9 @@ def refuse_what_cannot_run(blocks: Sequence[Block], depth: int) -> None:
     """
     for block in blocks:
         foreign = ", ".join(sorted(block.reads - LOCAL_READS))
-        if "downstream" in block.reads:
+        if block.reads & TOO_LATE:
             raise ValueError(
-                f"blocks: {block.name!r} reads {foreign}: gradients of later blocks, for which no "
+                f"blocks: {block.name!r} reads {foreign}: gradients from behind it, for which no "
                 "local step can wait"
             )
         if foreign and depth > 1:

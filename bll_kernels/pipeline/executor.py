@@ -188,6 +188,8 @@ class Executor:
 
     def _run_as(self, mode: str, batches: list[Batch], parts: list[Batch]) -> list[StepResult]:
         if mode == "graphed":
+            if self._watchers:
+                raise RuntimeError("mode: a graph cannot be watched; expected 'pipelined'")
             if self._graphs is None:
                 self._graphs = self._make_graphs()
             return [self._graphs.step(x, labels) for x, labels in batches]

@@ -9,6 +9,7 @@ from torch import nn
 
 import bll
 from bll.rules import get_rule, rule_names
+from bll_kernels.pipeline.block import LOCAL_READS
 from tools import rule_table
 
 
@@ -30,13 +31,14 @@ def test_the_table_says_what_the_executor_does(name):
     ]
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
     bll.wrap(model, ["0"], rule=name, num_classes=3, example=torch.zeros(2, 4))
-    try:
-        bll.executor(model)
-        verdict = "exact"
-    except ValueError as error:
-        assert "which other blocks change" in str(error)
-        verdict = "refused"
-    assert all(cell.strip().startswith(verdict) for cell in row.split("|")[5:7])
+    for cell, mode in zip(row.split("|")[5:7], ("sequential", "pipelined"), strict=True):
+        try:
+            bll.executor(model, mode=mode)
+            verdict = "exact"
+        except ValueError as error:
+            assert f"reads {', '.join(sorted(get_rule(name).reads - LOCAL_READS))}" in str(error)
+            verdict = "refused"
+        assert cell.strip().startswith(verdict), mode
 
 
 def test_the_measured_table_has_every_rule():

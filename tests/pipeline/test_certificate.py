@@ -68,6 +68,10 @@ def test_certificates_name_what_they_rest_on() -> None:
     blocks[0].reads = frozenset({"output", "downstream"})
     assert [line.stale_by for line in certify(blocks, depth=3)] == [2, 0, 0]
     assert [line.stale_by for line in certify(blocks, depth=1)] == [0, 0, 0]
+    blocks[0].reads = frozenset({"output", "next-feedback"})
+    assert certify(blocks, depth=3)[0].why.endswith(
+        "next-feedback: b1, 1 older; next-feedback: b2, 2 older"
+    )
     blocks[0].reads = frozenset({"weather"})
     with pytest.raises(ValueError, match="'b0' reads 'weather'; expected output, label, feedback"):
         certify(blocks, depth=1)
@@ -81,7 +85,7 @@ def test_only_what_cannot_run_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'b1' reads next, .* expected depth 1, got 3"):
         Executor(blocks, adam, mode="pipelined")
     blocks[1].reads = frozenset({"output", "downstream"})
-    with pytest.raises(ValueError, match="'b1' reads downstream: gradients of later blocks"):
+    with pytest.raises(ValueError, match="'b1' reads downstream: gradients from behind it"):
         Executor(blocks, adam)
 
 

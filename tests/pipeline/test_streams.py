@@ -212,6 +212,16 @@ def test_what_cannot_be_captured_is_refused_before_anything_runs() -> None:
     assert drawing.batches_done == 1
 
 
+def test_a_graph_is_not_watched() -> None:
+    executor = Executor(without_dropout(plain(1)), adam, mode="graphed", device=SimulatedDevice())
+    with (
+        executor.watched(Recorder()),
+        pytest.raises(RuntimeError, match="a graph cannot be watched; expected 'pipelined'"),
+    ):
+        executor.run(data(0, 6, 6, 2))
+    assert executor.batches_done == 0
+
+
 def test_a_failing_capture_spoils_nothing() -> None:
     device = SimulatedDevice()
     executor = Executor(without_dropout(plain(1)), adam, mode="graphed", device=device)

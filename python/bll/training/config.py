@@ -12,6 +12,7 @@ from bll.data import DATASET_NAMES
 from bll.models import MODEL_NAMES
 from bll.rules.registry import get_rule
 from bll_kernels.pipeline.block import LOCAL_READS
+from bll_kernels.pipeline.certificate import TOO_LATE
 
 EXECUTORS = ("sequential", "pipelined", "auto")
 DTYPES = ("float32", "float64", "bfloat16")
@@ -103,10 +104,11 @@ class TrainConfig:
         if "downstream" in rule.reads:
             raise ValueError(f"executor: rule {self.rule!r} needs gradients of later blocks")
         foreign = rule.reads - LOCAL_READS
-        if foreign:
+        if foreign & TOO_LATE or (foreign and self.depth != 1):
+            way = "--executor sequential" if foreign & TOO_LATE else "--depth 1"
             raise ValueError(
                 f"executor: rule {self.rule!r} reads {', '.join(sorted(foreign))}, which other "
-                "blocks change"
+                f"blocks change; {way} runs it"
             )
         if self.dtype == "bfloat16":
             raise ValueError(f"executor: {self.executor} runs in float32 or float64")

@@ -1,0 +1,39 @@
+"""The measurements of the executor: every depth, with its law and its limit."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_every_depth_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from bench.executor.__main__ import COLUMNS, main
+
+    words = ["--blocks", "3", "--width", "8", "--batch-size", "16", "--batches", "3"]
+    assert main(["--out", str(tmp_path), *words, "--rounds", "3"]) == 0
+    (path,) = tmp_path.glob("*.csv")
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["depth"] for row in rows] == ["1", "2", "3"]
+    for row in rows:
+        assert 0 < int(row["peak_activation_bytes"]) <= 1.05 * int(row["law_bytes"])
+        assert float(row["ms_per_batch"]) > 0
+        # Achieved and speed-up are ratios of the same row's and the first row's times.
+        assert float(row["achieved_of_limit"]) == pytest.approx(
+            float(row["limit_ms"]) / float(row["ms_per_batch"]), abs=0.01
+        )
+        assert float(row["speedup_over_depth_1"]) == pytest.approx(
+            float(rows[0]["ms_per_batch"]) / float(row["ms_per_batch"]), abs=0.02
+        )
+    assert rows[0]["peak_activation_bytes"] == rows[0]["law_bytes"]
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    conditions = json.loads(path.with_suffix(".json").read_text())
+    assert conditions["options"]["blocks"] == 3
+    assert {"load_average_before", "processor", "commit", "versions"} <= set(conditions)
