@@ -79,7 +79,8 @@ def _entry_rows(entry: dict[str, Any]) -> str:
     rows = (
         f'<tr class="entry">{_cell(entry["name"])}'
         f"{_cell(seconds_text(entry['ours']['seconds']), 'number')}<td></td>"
-        f"{_cell(error_text(entry['gate']['error']), 'number')}{_cell(limit_text(entry), 'limit')}</tr>"
+        f"{_cell(error_text(entry['gate']['error']), 'number')}"
+        f"{_cell(limit_text(entry), 'limit')}</tr>"
     )
     return rows + "".join(_peer_row(name, peer) for name, peer in entry["peers"].items())
 
