@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-from bll_kernels.backends import reference, reference_gram, reference_pool, triton
+from bll_kernels.backends import (
+    reference,
+    reference_gram,
+    reference_pool,
+    reference_softmax,
+    triton,
+)
+from bll_kernels.backends.pooled import composed
 from bll_kernels.families import FORMULAS
 from bll_kernels.spec import accumulate_dtype
 
@@ -29,6 +36,9 @@ _CLASS += "int group, float tau, bool normalize_message, float tilt, str reducti
 _CLASS_BACKWARD = "Tensor grad, Tensor residual, Tensor a, Tensor table, str family, int group, "
 _CLASS_BACKWARD += "float tau, bool normalize_message, float tilt"
 _CLASS_NEEDS = "bool need_a, bool need_table, bool need_bias"
+_POOLED = "Tensor x, Tensor table, Tensor labels, Tensor? bias, Tensor? weight, str family, "
+_POOLED += "float tau, bool normalize_message, float tilt, str reduction, int grid, bool need_x, "
+_POOLED += "bool compact, bool need_table, bool need_bias"
 _GRAM = "Tensor x, Tensor? labels, Tensor? vectors, Tensor? weight, float same, float other, "
 _GRAM += "bool center, str reduction"
 
@@ -41,6 +51,9 @@ SCHEMAS: Final = {
     "class_loss": f"({_CLASS}) -> (Tensor, Tensor)",
     "class_loss_backward": f"({_CLASS_BACKWARD}, {_CLASS_NEEDS}) -> (Tensor, Tensor, Tensor)",
     "class_loss_value_and_grad": f"({_CLASS}, {_CLASS_NEEDS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    "pooled_class_loss_value_and_grad": f"({_POOLED}) -> (Tensor, Tensor, Tensor, Tensor)",
+    "softmax_rows": "(Tensor scores, Tensor labels, Tensor? offset, Tensor? weight, "
+    "Tensor(a!) slopes) -> Tensor",
     "gram_loss": f"({_GRAM}) -> Tensor",
     "gram_loss_backward": f"(Tensor grad, {_GRAM}) -> Tensor",
     "gram_loss_value_and_grad": f"({_GRAM}) -> (Tensor, Tensor)",
@@ -48,6 +61,17 @@ SCHEMAS: Final = {
     "class_means_backward": "(Tensor grad, Tensor labels, Tensor counts) -> Tensor",
     "grid_pool": "(Tensor x, str kind, int grid) -> Tensor",
     "grid_pool_backward": "(Tensor grad, Tensor x, str kind, int grid) -> Tensor",
+}
+
+#: Ops that only the CUDA library has: what CPU tensors get from torch itself.
+CUDA_SCHEMAS: Final = {
+    "block_adam_": "(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!)[] first, "
+    "Tensor(c!)[] second, Tensor(d!) steps, Tensor(e!) ticket, Tensor? lr_tensor, "
+    "Tensor? inverse_scale, Tensor(f!)? found_inf, float lr, float beta1, float beta2, float eps, "
+    "float weight_decay, bool decoupled) -> ()",
+    "block_sgd_": "(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!)[] momenta, "
+    "Tensor? lr_tensor, Tensor? inverse_scale, Tensor(f!)? found_inf, float lr, float momentum, "
+    "float weight_decay, bool nesterov) -> ()",
 }
 
 
@@ -121,6 +145,26 @@ def _fake_class_loss_value_and_grad(
     return value, _fake_grad(a, need_a), _fake_grad(table, need_table), bias_grad
 
 
+def _fake_pooled_class_loss(
+    x: Tensor, table: Tensor, labels: Tensor, bias: Tensor | None, weight: Tensor | None,
+    family: str, tau: float, normalize_message: bool, tilt: float, reduction: str, grid: int,
+    need_x: bool, compact: bool, need_table: bool, need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    dtype = accumulate_dtype(x.dtype)
+    value = x.new_empty(x.shape[:1] if reduction == "none" else (), dtype=dtype)
+    grad = torch.empty_like(x) if need_x else x.new_empty((0,))
+    if need_x and compact:
+        grad = x.new_empty((x.shape[0], x.shape[1] * grid * grid), dtype=dtype)
+    bias_grad = value.new_empty((table.shape[0] if need_bias else 0,))
+    return value, grad, _fake_grad(table, need_table), bias_grad
+
+
+def _fake_softmax_rows(
+    scores: Tensor, labels: Tensor, offset: Tensor | None, weight: Tensor | None, slopes: Tensor
+) -> Tensor:
+    return scores.new_empty(scores.shape[:1])
+
+
 def _fake_gram_loss(
     x: Tensor, labels: Tensor | None, vectors: Tensor | None, weight: Tensor | None, same: float,
     other: float, center: bool, reduction: str,
@@ -170,6 +214,8 @@ _FAKES: Final[dict[str, Callable[..., Any]]] = {
     "class_loss": _fake_class_loss,
     "class_loss_backward": _fake_class_loss_backward,
     "class_loss_value_and_grad": _fake_class_loss_value_and_grad,
+    "pooled_class_loss_value_and_grad": _fake_pooled_class_loss,
+    "softmax_rows": _fake_softmax_rows,
     "gram_loss": _fake_gram_loss,
     "gram_loss_backward": _fake_gram_loss_backward,
     "gram_loss_value_and_grad": _fake_gram_loss_value_and_grad,
@@ -188,10 +234,15 @@ def _stem(name: str) -> str:
 _REFERENCE_MODULES: Final = {
     "pair_loss": reference,
     "class_loss": reference,
+    "softmax_rows": reference_softmax,
     "gram_loss": reference_gram,
     "class_means": reference_gram,
     "grid_pool": reference_pool,
 }
+
+#: Real devices only: the Meta key belongs to the fake kernels.
+_REFERENCE_KEYS: Final = ("CPU", "CUDA", "MPS", "XPU")
+_COMPOSED: Final = "pooled_class_loss_value_and_grad"
 
 _LIBRARIES: Final = {backend: Library(f"bll_{backend}", "DEF") for backend in BACKENDS}
 
@@ -201,10 +252,18 @@ def _register() -> None:
         for name, schema in SCHEMAS.items():
             library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"bll_{backend}::{name}", _FAKES[name], lib=library)
+    for name, schema in CUDA_SCHEMAS.items():
+        _LIBRARIES["native"].define(name + schema)
+    # Kernels of their own for these only where the CUDA library has them.
+    _LIBRARIES["native"].impl(_COMPOSED, composed("native"), "CPU")
+    _LIBRARIES["native"].impl("softmax_rows", reference_softmax.softmax_rows, "CPU")
     for name in SCHEMAS:
+        if name == _COMPOSED:
+            for key in _REFERENCE_KEYS:
+                _LIBRARIES["reference"].impl(name, composed("reference"), key)
+            continue
         module = _REFERENCE_MODULES[_stem(name)]
-        # Real devices only: the Meta key belongs to the fake kernels.
-        for key in ("CPU", "CUDA", "MPS", "XPU"):
+        for key in _REFERENCE_KEYS:
             _LIBRARIES["reference"].impl(name, getattr(module, name), key)
 
 
@@ -213,6 +272,7 @@ _register()
 _TRITON_MODULES: Final = {
     "pair_loss": "pair",
     "class_loss": "classes",
+    "softmax_rows": "softmax",
     "gram_loss": "gram",
     "class_means": "means",
     "grid_pool": "pool",
@@ -221,6 +281,8 @@ _TRITON_MODULES: Final = {
 
 def _triton_implementation(name: str) -> Callable[..., Any]:
     """The op, whose kernels are imported when it is first called."""
+    if name == _COMPOSED:
+        return composed("triton")
     module = f"{triton.__name__}.{_TRITON_MODULES[_stem(name)]}"
 
     def implementation(*arguments: Any) -> Any:

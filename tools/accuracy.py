@@ -1,6 +1,8 @@
 """Runs `bll train` for every rule and seed of the accuracy table and writes one CSV line per run.
 
     python tools/accuracy.py --data-dir DIR --out bench/results/accuracy/fashion-mnist.csv
+    python tools/accuracy.py --dataset digits --rules all --models mlp --width 32 --epochs 20 \
+        --batch-size 50 --seeds 0 1 2 --out bench/results/accuracy/digits-rules.csv
 
 Lines that the file already has are not run again, so an interrupted table can be continued. Each
 run is a process of its own; its CPU time is counted beside its wall time, because wall time says
@@ -21,12 +23,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bll.rules import rule_names
+
 RULES = (("bll", "gaussian"), ("bp", ""), ("bll-kl", ""), ("bll", "bernoulli"), ("bp-deepsup", ""))
 EPOCHS = {"mlp": 5, "resnet10": 4}
 KEY = ("dataset", "model", "rule", "asked_family", "blocks", "epochs", "seed")
+OPTIONS = ("dataset", "model", "rule", "blocks", "epochs", "seed")
 COLUMNS = (
     *KEY,
     "family",
+    "width",
+    "params",
+    "params_with_feedback",
     "test_accuracy",
     "wall_seconds",
     "cpu_seconds",
@@ -53,6 +61,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=list(EPOCHS), choices=list(EPOCHS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--rules", nargs="+", help="names, or all; default: the table's")
+    parser.add_argument("--epochs", type=int, help="default: the table's for each model")
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--batch-size", type=int)
     parser.add_argument("--runs", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--out", type=Path, required=True, help="the CSV file")
     return parser.parse_args()
@@ -60,6 +72,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def planned(options: argparse.Namespace) -> list[dict[str, str]]:
     """The runs, the two that are compared first."""
+    named = rule_names() if options.rules == ["all"] else options.rules
+    rules = RULES if named is None else tuple((name, "") for name in named)
     return [
         {
             "dataset": options.dataset,
@@ -67,10 +81,10 @@ def planned(options: argparse.Namespace) -> list[dict[str, str]]:
             "rule": rule,
             "asked_family": family,
             "blocks": str(options.blocks),
-            "epochs": str(EPOCHS[model]),
+            "epochs": str(options.epochs or EPOCHS[model]),
             "seed": str(seed),
         }
-        for (rule, family), model, seed in itertools.product(RULES, options.models, options.seeds)
+        for (rule, family), model, seed in itertools.product(rules, options.models, options.seeds)
     ]
 
 
@@ -79,8 +93,11 @@ def train(run: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
     name = "-".join(value for value in run.values() if value)
     out = options.runs / name
     command = [sys.executable, "-m", "bll", "train", "--overwrite", "--quiet", "--out", str(out)]
-    for option in ("dataset", "model", "rule", "blocks", "epochs", "seed"):
+    for option in OPTIONS:
         command += [f"--{option}", run[option]]
+    for option in ("width", "batch_size"):
+        if getattr(options, option) is not None:
+            command += [f"--{option.replace('_', '-')}", str(getattr(options, option))]
     if run["asked_family"]:
         command += ["--family", run["asked_family"]]
     for directory in options.data_dir:

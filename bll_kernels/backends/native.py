@@ -50,10 +50,13 @@ FAILURE: Final = _load("_C")
 #: The same of the library for CUDA tensors. Nothing here asks the driver.
 CUDA_FAILURE: Final = _load_cuda()
 
-_CUDA_DTYPES: Final = frozenset({torch.float32, torch.bfloat16, torch.float16})
+#: What its kernels take.
+CUDA_DTYPES: Final = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
 #: What that library has kernels for, whether it could be loaded or not: op -> dtypes.
-CUDA_OPS: Final = dict.fromkeys(("pair_loss", "class_loss", "grid_pool"), _CUDA_DTYPES)
+CUDA_OPS: Final = dict.fromkeys(
+    ("pair_loss", "class_loss", "gram_loss", "class_means", "grid_pool"), CUDA_DTYPES
+)
 
 #: Families that its class loss has kernels for, and the most classes of one call.
 CUDA_CLASS_FAMILIES: Final = frozenset({"gaussian", "gaussian-precision", "bernoulli"})
@@ -72,3 +75,33 @@ def cuda_serves(op: str, dtype: torch.dtype, family: str, classes: int) -> bool:
     if dtype not in CUDA_OPS.get(op, ()):
         return False
     return op != "class_loss" or (family in CUDA_CLASS_FAMILIES and classes <= CUDA_MOST_CLASSES)
+
+
+#: Families whose class loss and mean pooling are one kernel of it, the most latents of a row, and
+#: the most elements of an image.
+CUDA_POOLED_FAMILIES: Final = frozenset({"gaussian", "gaussian-precision"})
+CUDA_POOLED_LATENTS: Final = 8192
+CUDA_POOLED_ELEMENTS: Final = (2**31 - 1) // 4
+
+
+def cuda_serves_pooled(
+    dtype: torch.dtype, kind: str, latents: int, elements: int, family: str, classes: int
+) -> bool:
+    """Whether the CUDA library pools, scores and writes a map's gradient in one kernel; pure.
+
+    Args:
+        dtype: of the map.
+        kind: of the pooling.
+        latents: cells of an image, over all channels.
+        elements: of an image.
+        family: of the class loss.
+        classes: rows of its table.
+    """
+    return (
+        dtype in CUDA_DTYPES
+        and kind == "mean"
+        and family in CUDA_POOLED_FAMILIES
+        and 1 <= latents <= CUDA_POOLED_LATENTS
+        and elements <= CUDA_POOLED_ELEMENTS
+        and 1 <= classes <= CUDA_MOST_CLASSES
+    )

@@ -26,9 +26,7 @@ def reduce_rows(rows: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return rows.clone()
     total = rows.sum(dtype=torch.float64 if rows.device.type == "cpu" else None)
-    if reduction == "batchmean":
-        total = total / max(rows.numel(), 1)
-    return total.to(rows.dtype)
+    return (total / max(rows.numel(), 1) if reduction == "batchmean" else total).to(rows.dtype)
 
 
 def row_scale(grad: Tensor | None, weight: Tensor | None, reduction: str, rows: Tensor) -> Tensor:
@@ -214,10 +212,8 @@ def class_loss(
         terms = formulas.pair(latents, messages[None, part], "evidence", group=group, tau=tau)
         scores[:, part] = -terms.value
     norm = formulas.message_log_norm(messages, group=group) if normalize_message else None
-    if norm is not None:
-        scores = scores - norm.value
-    if bias is not None:
-        scores = scores + bias.to(dtype)
+    scores = scores if norm is None else scores - norm.value
+    scores = scores if bias is None else scores + bias.to(dtype)
 
     target = labels.reshape(-1, 1)
     rows = torch.logsumexp(scores, -1) - scores.gather(1, target)[:, 0]
@@ -254,14 +250,20 @@ def class_loss_backward(
     messages, tau, slope = formulas.tilt_message(table.to(dtype), tau, tilt)
     grad_a = torch.zeros_like(latents[:, 0])
     grad_table = torch.zeros_like(messages)
+    norm = formulas.message_log_norm(messages, group=group) if normalize_message else None
     for part in _class_chunks(a, table):
-        terms = formulas.pair(latents, messages[None, part], "evidence", group=group, tau=tau)
+        message = messages[None, part]
+        terms = formulas.pair(latents, message, "evidence", group=group, tau=tau)
         # s_c is minus the evidence loss.
         grad_a -= _scaled(terms.grad_a, coefficient[:, part]).sum(1)
-        grad_table[part] = -_scaled(terms.grad_b, coefficient[:, part]).sum(0)
-    norm = formulas.message_log_norm(messages, group=group) if normalize_message else None
-    if norm is not None:
-        grad_table = grad_table - _scaled(norm.grad, coefficient.sum(0))
+        grad_b = terms.grad_b
+        if norm is not None:
+            # mu(a + b) - mu(b) exactly; a row with a latent at infinity, which is no message,
+            # takes the difference.
+            swapped = formulas.pair(message, latents, "evidence", group=group, tau=tau)
+            finite = torch.isfinite(latents).all(-1, keepdim=True)
+            grad_b = torch.where(finite, swapped.grad_a, grad_b + norm.grad[part])
+        grad_table[part] = -_scaled(grad_b, coefficient[:, part]).sum(0)
     return (
         grad_a.reshape(a.shape).to(a.dtype) if need_a else _unwanted(a),
         (grad_table * slope).to(table.dtype) if need_table else _unwanted(table),

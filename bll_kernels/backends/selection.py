@@ -30,7 +30,27 @@ FUNCTIONS: Final = {
     "grid_pool": "grid_pool",
 }
 
+#: Device types on which a backend has what only the CUDA library has kernels for.
+CUDA_KERNELS: Final[dict[str, frozenset[str]]] = {
+    "native": frozenset({"cuda"} if native.CUDA_FAILURE is None else ()),
+}
+
+#: Device types on which a backend has the row kernel of class losses that go through matmul.
+CHUNKS: Final[dict[str, frozenset[str]]] = {
+    "native": CUDA_KERNELS["native"],
+    "triton": DEVICES["triton"],
+}
+
+#: Families whose scores are one matmul, and the number of classes above which they go through it.
+LINEAR_FAMILIES: Final = frozenset({"gaussian", "gaussian-precision"})
+MOST_FUSED_CLASSES: Final = native.CUDA_MOST_CLASSES
+
 _forced: str | None = None
+
+
+def requested_backend() -> str | None:
+    """The backend that `use_backend` asks for, or None."""
+    return _forced
 
 
 def available() -> dict[str, str | None]:
@@ -113,6 +133,49 @@ def select(
     return "reference"
 
 
+def fused_pool_backend(
+    x: Tensor, kind: str, grid: int, family: str = "gaussian", classes: int = 1
+) -> str | None:
+    """Backend that would pool a map, score it and write its gradient in one kernel, or None.
+
+    Args:
+        x: map [B, C, H, W].
+        kind: of the pooling.
+        grid: cells per side.
+        family: of the class loss.
+        classes: rows of its table.
+    """
+    name = "native" if _forced is None else _forced
+    if x.device.type not in CUDA_KERNELS.get(name, ()):
+        return None
+    latents, elements = x.shape[1] * grid * grid, x.shape[1] * x.shape[2] * x.shape[3]
+    served = native.cuda_serves_pooled(x.dtype, kind, latents, elements, family, classes)
+    return name if served else None
+
+
+def chunked_backend(device_type: str, dtype: torch.dtype, family: str, classes: int) -> str | None:
+    """Backend of the row kernel of a class loss that goes through torch's matmul in chunks.
+
+    None where a class loss has all its work in kernels of its own.
+    """
+    if classes <= MOST_FUSED_CLASSES or family not in LINEAR_FAMILIES or dtype == torch.float64:
+        return None
+    if _forced is not None:
+        return _forced if device_type in CHUNKS.get(_forced, ()) else None
+    if device_type != "cuda":
+        return None
+    if native.CUDA_FAILURE is None:
+        return "native"
+    return "triton" if triton.FAILURE is None else None
+
+
+def optimizer_backend(device_type: str, dtype: torch.dtype) -> str | None:
+    """Backend whose kernels step parameters of a device and dtype; None: torch's own do."""
+    name = "native" if _forced is None else _forced
+    served = device_type in CUDA_KERNELS.get(name, ()) and dtype in native.CUDA_DTYPES
+    return name if served else None
+
+
 def backend_for(
     function: str,
     tensor: Tensor | None = None,
@@ -121,6 +184,7 @@ def backend_for(
     dtype: torch.dtype | None = None,
     family: str = "gaussian",
     classes: int = 1,
+    pool: tuple[str, int] | None = None,
 ) -> str:
     """Name of the backend that a call would use, before the call.
 
@@ -131,6 +195,11 @@ def backend_for(
         dtype: floating dtype, default float32.
         family: family name; on CUDA the backend of a class loss depends on it,
         classes: and on the number of classes.
+        pool: (kind, g) in front of a class loss's value and gradients, where `tensor` is the map:
+            ``"native-pooled"`` where one kernel pools, scores and writes the map's gradient.
+
+    A class loss of many classes whose scores go through torch's matmul, a chunk of rows at a time,
+    adds ``"-chunked"`` to the backend of the kernel between.
 
     Raises:
         ValueError: unknown function, or a dtype that no backend serves.
@@ -144,8 +213,16 @@ def backend_for(
         device, dtype = tensor.device, tensor.dtype
     if dtype is not None and dtype not in FLOAT_DTYPES:
         raise ValueError(f"dtype: expected a floating dtype, got {dtype}")
+    if pool is not None and tensor is not None and FUNCTIONS[function] == "class_loss":
+        fused = fused_pool_backend(tensor, *pool, family, classes)
+        if fused is not None:
+            return f"{fused}-pooled"
     device_type = torch.device(device if device is not None else "cpu").type
     chosen = torch.float32 if dtype is None else dtype
+    if FUNCTIONS[function] == "class_loss":
+        chunked = chunked_backend(device_type, chosen, family, classes)
+        if chunked is not None:
+            return f"{chunked}-chunked"
     return select(device_type, chosen, FUNCTIONS[function], family, classes)
 
 

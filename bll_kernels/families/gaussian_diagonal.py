@@ -1,13 +1,15 @@
 """Gaussian latents with their own variance: a = (mean, log-variance) on the second-last dimension.
 
-alpha = N(ma, e^sa), beta = N(mb, e^sb). With k = sigmoid(sa - sb), d = mb - ma, L = e^-sa and
-w = d^2 L the posterior has mean ma + k d and variance (1 - k) e^sa:
+alpha = N(ma, e^sa), beta = N(mb, e^sb). With k = sigmoid(sa - sb), d = mb - ma and
+o = 1 / (e^sa + e^sb), so that k = o e^sa, the posterior has mean ma + k d and variance
+(1 - k) e^sa. With w = o d^2:
 
-    KL(rho || alpha)  = (k^2 w - k - log(1 - k)) / 2
-    KL(alpha || rho)  = (k/(1-k) + k^2 w/(1-k) + log(1 - k)) / 2
-    -log E_alpha beta = (log 2 pi + log(e^sa + e^sb) + k w) / 2
+    KL(rho || alpha)  = (k w - k - log(1 - k)) / 2
+    KL(alpha || rho)  = (k/(1-k) + k e^-sb d^2 + log(1 - k)) / 2
+    -log E_alpha beta = (log 2 pi - log o + w) / 2
 
-The gradients stand in docs/method.md. The message is a density over z.
+The gradients stand in docs/method.md. The message is a density over z. A variance of zero or
+infinity takes its limit where there is one.
 """
 
 from __future__ import annotations
@@ -35,32 +37,35 @@ class GaussianDiagonal:
         """See the module docstring."""
         a, b = torch.broadcast_tensors(a, b)
         (mean_a, log_var_a), (mean_b, log_var_b) = a.unbind(-2), b.unbind(-2)
-        z = log_var_a - log_var_b
+        z, d = log_var_a - log_var_b, mean_b - mean_a
         k, rest = torch.sigmoid(z), torch.sigmoid(-z)  # k and 1 - k
-        slope = (mean_b - mean_a) * torch.exp(-log_var_a)  # d L
-        w = (mean_b - mean_a) * slope
+        largest = torch.maximum(log_var_a, log_var_b)
+        overlap = torch.exp(-largest) * torch.sigmoid(z.abs())  # 1 / (e^sa + e^sb)
+        w = overlap * d * d
         odds = torch.exp(z)  # k / (1 - k)
+        slope = torch.exp(-log_var_b) * d
+        spread = k * slope * d
         if loss in ("kl", "kl_full"):
             gap = torch.where(k < 0.25, log1p_deficit(-k.clamp(max=0.25)), _softplus(z) - k)
-            value = gap + k * k * w
+            value = gap + k * w
         elif loss in ("reverse_kl", "reverse_kl_full"):
             small = log1p_deficit(odds.clamp(max=0.25))
-            value = torch.where(odds < 0.25, small, odds - _softplus(z)) + k * odds * w
+            value = torch.where(odds < 0.25, small, odds - _softplus(z)) + spread
         else:
-            value = math.log(2 * math.pi) + log_var_b + _softplus(z) + k * w
+            value = math.log(2 * math.pi) + largest + _softplus(-z.abs()) + w
 
         if loss in ("kl", "evidence"):
-            grad_a = (-k * slope, 0.5 * (k - k * k * w))
-            grad_b = (k * slope, 0.5 * rest * (1 - k * w))
+            grad_a = (-overlap * d, 0.5 * k * (1 - w))
+            grad_b = (overlap * d, 0.5 * rest * (1 - w))
         elif loss == "kl_full":
-            grad_a = (-k * k * slope, 0.5 * k * k * (1 + w * (1 - 2 * k)))
-            grad_b = (k * k * slope, -0.5 * k * k * (1 + 2 * rest * w))
+            grad_a = (-k * overlap * d, 0.5 * k * (k + w * (1 - 2 * k)))
+            grad_b = (k * overlap * d, -0.5 * k * (k + 2 * rest * w))
         elif loss == "reverse_kl":
-            grad_a = (-odds * slope, 0.5 * odds)
+            grad_a = (-slope, 0.5 * odds)
             grad_b = grad_a
         else:
-            grad_a = (-k * odds * slope, 0.5 * k * (odds + k * w))
-            grad_b = (k * odds * slope, -0.5 * k * odds * (1 + w * (2 - k)))
+            grad_a = (-k * slope, 0.5 * k * (odds + w))
+            grad_b = (k * slope, -0.5 * (k * odds + spread * (1 + rest)))
         value = 0.5 * value.sum(-1)
         return PairTerms(value, torch.stack(grad_a, dim=-2), torch.stack(grad_b, dim=-2))
 

@@ -14,23 +14,29 @@ import torch
 from torch import Tensor
 
 from bll_kernels.autograd import GridPool
-from bll_kernels.backends.selection import select
+from bll_kernels.backends.selection import fused_pool_backend, select
 from bll_kernels.families import FORMULAS, NORMALISED_MESSAGES, Family, get_family
 from bll_kernels.functional import checks
+from bll_kernels.functional.weights import surrounding_weight
 from bll_kernels.ops import op
+from bll_kernels.spec import accumulate_dtype
 
 PoolArgument = tuple[str, int] | None
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """A map pooled in front of a loss; `latents` is what the loss sees."""
+    """A map pooled in front of a loss; `latents` is what the loss sees.
+
+    Where the loss's own kernel pools (`fused`), `latents` has their shape and dtype and no data.
+    """
 
     source: Tensor
     latents: Tensor
     kind: str
     grid: int
     backend: str
+    fused: bool = False
 
     def restore(self, grad: Tensor, compact: bool) -> Tensor:
         """Gradient of the map, or of the pooled cells [B, C, g, g] when `compact`."""
@@ -56,6 +62,15 @@ def pool_in_front(
     name: str, a: Tensor, pool: PoolArgument, family: Family | None = None
 ) -> Pooling | None:
     """Check the `pool` argument and pool the map `a`; None without pooling."""
+    checked = _check_pool(name, a, pool, family)
+    if checked is None:
+        return None
+    kind, grid = checked
+    backend = select(a.device.type, a.dtype, "grid_pool")
+    return Pooling(a, pool_map(a, kind, grid, backend), kind, grid, backend)
+
+
+def _check_pool(name: str, a: Tensor, pool: PoolArgument, family: Family | None) -> PoolArgument:
     if pool is None:
         return None
     if not isinstance(pool, tuple) or len(pool) != 2:
@@ -67,8 +82,23 @@ def pool_in_front(
             f"pool: expected a family with one parameter per latent, got {family.name}"
         )
     checks.check_map(name, a)
-    backend = select(a.device.type, a.dtype, "grid_pool")
-    return Pooling(a, pool_map(a, kind, grid, backend), kind, grid, backend)
+    return kind, grid
+
+
+def fuse_pool(
+    name: str, a: Tensor, pool: PoolArgument, family: Family, table: Tensor
+) -> Pooling | None:
+    """The pooling that a class loss's own kernel would do; None where none would."""
+    checked = _check_pool(name, a, pool, family)
+    if checked is None or table.dim() != 2:
+        return None
+    kind, grid = checked
+    backend = fused_pool_backend(a, kind, grid, family.name, table.shape[0])
+    if backend is None:
+        return None
+    shape = (a.shape[0], a.shape[1] * grid * grid)
+    latents = a.new_empty((), dtype=accumulate_dtype(a.dtype)).expand(shape)
+    return Pooling(a, latents, kind, grid, backend, fused=True)
 
 
 def _beside_pooled(x: Tensor, a: Tensor, pooled: bool) -> Tensor:
@@ -171,6 +201,7 @@ def prepare_pair(
             )
         labels = checks.check_labels(labels, batch, a)
         checks.check_label_range(labels, b.shape[0])
+    weight = surrounding_weight(batch) if weight is None else weight
     if weight is not None:
         weight = checks.check_weight(weight, batch, a)
     backend, options = select(a.device.type, a.dtype, "pair_loss"), _family_options(family, a)
@@ -216,8 +247,13 @@ def prepare_class(
     tilt: float,
     weight: Tensor | None,
     names: ClassNames,
+    *,
+    fuse: bool = False,
 ) -> ClassCall:
-    """Check and align the arguments of `class_evidence_loss` and `linear_cross_entropy`."""
+    """Check and align the arguments of `class_evidence_loss` and `linear_cross_entropy`.
+
+    With `fuse`, a map is left to the kernel of the loss where that can pool it.
+    """
     family = get_family(family)
     planes = FORMULAS[family.name].planes
     checks.check_float_tensor(names.a, a)
@@ -228,10 +264,12 @@ def prepare_class(
             f"normalize_message: messages of {family.name} are densities already, expected False"
         )
     tilt = checks.check_tilt(tilt, family)
-    pooling = pool_in_front(names.a, a, pool, family)
+    pooling = fuse_pool(names.a, a, pool, family, table) if fuse else None
+    if pooling is None:
+        pooling = pool_in_front(names.a, a, pool, family)
     if pooling is not None:
         a = pooling.latents
-        table = _beside_pooled(table, a, True)
+        table = table if pooling.fused else _beside_pooled(table, a, True)
     checks.check_latents(names.a, a, family, planes)
     batch, latents = a.shape[: a.dim() - planes], a.shape[a.dim() - planes :]
     if table.dim() != planes + 1 or table.shape[1:] != latents or table.shape[0] == 0:
@@ -243,8 +281,12 @@ def prepare_class(
     checks.check_label_range(labels, table.shape[0])
     if bias is not None:
         bias = checks.check_bias(bias, table.shape[0], a)
+    weight = surrounding_weight(batch) if weight is None else weight
     if weight is not None:
         weight = checks.check_weight(weight, batch, a, names.weight)
     options = (*_family_options(family, a), normalize_message, tilt)
-    backend = select(a.device.type, a.dtype, "class_loss", family.name, table.shape[0])
+    if pooling is not None and pooling.fused:
+        backend = pooling.backend
+    else:
+        backend = select(a.device.type, a.dtype, "class_loss", family.name, table.shape[0])
     return ClassCall(a, table, labels, bias, weight, backend, options, pooling, given_table)

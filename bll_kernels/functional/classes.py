@@ -8,15 +8,40 @@ import torch
 from torch import Tensor
 
 from bll_kernels.autograd import ClassLoss
+from bll_kernels.backends.selection import chunked_backend
 from bll_kernels.families import Family
-from bll_kernels.functional import checks
-from bll_kernels.functional.calls import ClassCall, ClassNames, PoolArgument, prepare_class
+from bll_kernels.functional import checks, chunked
+from bll_kernels.functional.calls import (
+    ClassCall,
+    ClassNames,
+    PoolArgument,
+    Pooling,
+    prepare_class,
+)
 from bll_kernels.ops import op
 
 _LINEAR_NAMES = ClassNames(a="x", table="weight", weight="sample_weight")
 
 
+def _chunked(call: ClassCall, reduction: str) -> chunked.LinearLoss | None:
+    """The call as one that goes through matmul, where that serves it."""
+    family, _, tau, normalize, tilt = call.options
+    classes = call.table.shape[0]
+    backend = chunked_backend(call.a.device.type, call.a.dtype, family, classes)
+    if backend is None:
+        return None
+    slope, curvature = chunked.linear_scores(family, tau, normalize, tilt)
+    chunk = chunked.chunk_rows(call.labels.numel(), classes)
+    return chunked.LinearLoss(
+        call.a, call.table, call.labels, call.bias, call.weight, slope, curvature, reduction,
+        backend, chunk,
+    )  # fmt: skip
+
+
 def _value(call: ClassCall, reduction: str) -> Tensor:
+    rows = _chunked(call, reduction)
+    if rows is not None:
+        return chunked.apply(rows)
     tensors = (call.a, call.table, call.labels, call.bias, call.weight)
     learners = (call.a, call.table, call.bias)
     value: Tensor
@@ -32,10 +57,17 @@ def _value_and_grad(
     call: ClassCall, reduction: str, wrt: Sequence[str], names: tuple[str, str, str], compact: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     a_name, table_name, bias_name = names
-    value, grad_a, grad_table, grad_bias = op(call.backend, "class_loss_value_and_grad")(
-        call.a, call.table, call.labels, call.bias, call.weight, *call.options, reduction,
-        a_name in wrt, table_name in wrt, bias_name in wrt,
-    )  # fmt: skip
+    if call.pooling is not None and call.pooling.fused:
+        return _pooled_value_and_grad(call, call.pooling, reduction, wrt, names, compact)
+    wanted = (a_name in wrt, table_name in wrt, bias_name in wrt)
+    rows = _chunked(call, reduction)
+    if rows is not None:
+        value, grad_a, grad_table, grad_bias = chunked.value_and_grad(rows, *wanted)
+    else:
+        value, grad_a, grad_table, grad_bias = op(call.backend, "class_loss_value_and_grad")(
+            call.a, call.table, call.labels, call.bias, call.weight, *call.options, reduction,
+            *wanted,
+        )  # fmt: skip
     grads = {}
     if a_name in wrt:
         grads[a_name] = call.restore_a(grad_a, compact)
@@ -43,6 +75,29 @@ def _value_and_grad(
         grads[table_name] = grad_table.to(call.given_table.dtype)
     if bias_name in wrt and call.bias is not None:
         grads[bias_name] = grad_bias.to(call.bias.dtype)
+    return value, tuple(grads[name] for name in wrt)
+
+
+def _pooled_value_and_grad(
+    call: ClassCall,
+    pooling: Pooling,
+    reduction: str,
+    wrt: Sequence[str],
+    names: tuple[str, str, str],
+    compact: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The same on a map that the loss's kernel pools itself."""
+    family, _, *options = call.options
+    value, *found = op(call.backend, "pooled_class_loss_value_and_grad")(
+        pooling.source, call.table, call.labels, call.bias, call.weight, family, *options,
+        reduction, pooling.grid, names[0] in wrt, compact, names[1] in wrt, names[2] in wrt,
+    )  # fmt: skip
+    grads = dict(zip(names, found, strict=True))
+    if compact and names[0] in wrt:
+        grid, source = pooling.grid, pooling.source
+        grads[names[0]] = grads[names[0]].reshape(*source.shape[:2], grid, grid)
+    if call.bias is not None:
+        grads[names[2]] = grads[names[2]].to(call.bias.dtype)
     return value, tuple(grads[name] for name in wrt)
 
 
@@ -133,7 +188,17 @@ def class_evidence_loss_value_and_grad(
     checks.check_wrt(wrt, ("a", "table", "bias"), pool, compact_grad)
     checks.check_bias_wanted(wrt, bias)
     call = prepare_class(
-        a, table, labels, family, bias, normalize_message, pool, tilt, weight, ClassNames()
+        a,
+        table,
+        labels,
+        family,
+        bias,
+        normalize_message,
+        pool,
+        tilt,
+        weight,
+        ClassNames(),
+        fuse=True,
     )
     return _value_and_grad(call, reduction, wrt, ("a", "table", "bias"), compact_grad)
 
@@ -209,6 +274,16 @@ def linear_cross_entropy_value_and_grad(
     checks.check_wrt(wrt, ("x", "weight", "bias"), pool, compact_grad)
     checks.check_bias_wanted(wrt, bias)
     call = prepare_class(
-        x, weight, labels, "gaussian", bias, True, pool, 1.0, sample_weight, _LINEAR_NAMES
+        x,
+        weight,
+        labels,
+        "gaussian",
+        bias,
+        True,
+        pool,
+        1.0,
+        sample_weight,
+        _LINEAR_NAMES,
+        fuse=True,
     )
     return _value_and_grad(call, reduction, wrt, ("x", "weight", "bias"), compact_grad)

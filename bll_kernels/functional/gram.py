@@ -14,6 +14,7 @@ from bll_kernels.autograd import GramLoss
 from bll_kernels.backends.selection import select
 from bll_kernels.functional import checks
 from bll_kernels.functional.calls import PoolArgument, Pooling, pool_in_front
+from bll_kernels.functional.weights import refuse_surrounding_weight
 from bll_kernels.ops import op
 from bll_kernels.spec import LABEL_GRAMS
 
@@ -98,6 +99,7 @@ def _prepare(
     pool: PoolArgument,
     weight: Tensor | None,
 ) -> _GramCall:
+    refuse_surrounding_weight("gram_loss")
     checks.check_float_tensor("x", x)
     checks.check_flag("center", center)
     if x.dim() < 2:

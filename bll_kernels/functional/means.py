@@ -11,6 +11,7 @@ from bll_kernels.autograd import ClassMeans
 from bll_kernels.backends.selection import select
 from bll_kernels.functional import checks
 from bll_kernels.functional.calls import PoolArgument, pool_in_front
+from bll_kernels.functional.weights import refuse_surrounding_weight
 from bll_kernels.ops import op
 
 
@@ -37,6 +38,7 @@ def class_means(
         TypeError: an argument of the wrong type or dtype.
         ValueError: an argument of the wrong shape, device or value.
     """
+    refuse_surrounding_weight("class_means")
     checks.check_float_tensor("x", x)
     if x.dim() < 1:
         raise ValueError(f"x: expected [B, ...] with at least 1 dimension, got {tuple(x.shape)}")

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, Protocol, TypeVar
 
 from torch import Tensor
 
-from bll_kernels.pipeline.block import Batch, Block, Certificate, StepResult, certify
+from bll_kernels.pipeline.block import Batch, Block, StepResult
+from bll_kernels.pipeline.certificate import Certificate, certify, refuse_what_cannot_run
+from bll_kernels.pipeline.choice import Choice
+from bll_kernels.pipeline.device import Device, default_device
+from bll_kernels.pipeline.graphed import CaptureError, GraphedSteps
 from bll_kernels.pipeline.run import Run
 from bll_kernels.pipeline.schedule import pipelined
-from bll_kernels.pipeline.step import AutogradStep, LocalStep, Updater
+from bll_kernels.pipeline.step import LocalStep, Updater
+from bll_kernels.pipeline.stream_run import StreamRun
+from bll_kernels.pipeline.traced import LOCAL_STEPS, make_step
 
-MODES: Final = ("sequential", "pipelined")
+MODES: Final = ("sequential", "pipelined", "graphed", "auto")
 
 
 OptimizerFactory = Callable[[Sequence[Tensor]], Updater]
+
+
+class Watcher(Protocol):
+    """What sees every part of the local steps of a run."""
+
+    def watch(self, blocks: Sequence[Block], steps: Sequence[LocalStep]) -> list[LocalStep]:
+        """Steps that do the same as these and are seen; asked for at the start of every run."""
+
+
+WatcherT = TypeVar("WatcherT", bound=Watcher)
 
 
 class Executor:
@@ -28,18 +46,25 @@ class Executor:
     Args:
         blocks: The blocks in order.
         optimizer_factory: Makes the optimiser of one block from its parameters.
-        mode: "sequential" (in the calling thread) or "pipelined" (on `depth` worker threads).
-        depth: Blocks in flight, 1 to the number of blocks; by default all.
+        mode: "sequential" (in the calling thread); "pipelined" (on `depth` worker threads, or
+            streams of a GPU); "graphed" (the pipelined step as a graph of the GPU); or "auto"
+            (all that can run here, in turn, as steps of training; then the fastest, `choice`).
+        depth: Blocks in flight, 1 to the number of blocks; by default all. "sequential": 1.
         micro_batches: Equal parts a batch is cut into; gradients are means over the batch.
         slots: Buffers between two blocks.
         threads: Intra-op threads of a block, in every mode.
         seed: Of the random numbers of blocks that draw some in their forward, as dropout does.
             They depend on it, the block and the micro-batch only. Such forwards take turns; a
             block whose first forward draws none is taken never to draw any.
+        local_step: "auto": without autograd where a block can be traced (it has `trace_key`, and
+            its trace agrees with autograd), else by autograd; "autograd"; or "traced", which
+            raises where it cannot. `paths` says which way each block takes.
+        device: Where the blocks work; by default the GPU of their parameters, or None, the CPU.
 
     Raises:
-        ValueError: no block, two of one name, an unknown mode, or a number out of its range; or a
-            block's loss reads what other blocks change.
+        ValueError: no block, two of one name, an unknown mode, one that cannot run here, or a
+            number out of its range; or a block reads what no step can wait for, or, with several
+            blocks in flight, parameters of other blocks.
     """
 
     def __init__(
@@ -53,18 +78,27 @@ class Executor:
         slots: int = 2,
         threads: int = 1,
         seed: int = 0,
+        local_step: str = "auto",
+        device: Device | None = None,
     ) -> None:
         names = [block.name for block in blocks]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"blocks: expected one or more of different names, got {names}")
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+        if local_step not in LOCAL_STEPS:
+            raise ValueError(
+                f"local_step: expected one of {', '.join(LOCAL_STEPS)}, got {local_step!r}"
+            )
         if threads < 1:
             raise ValueError(f"threads: expected at least 1, got {threads}")
-        self.certificate: list[Certificate] = certify(blocks)
         self.depth = 1 if mode == "sequential" else len(names) if depth is None else depth
         # Checks the numbers, before anything is made.
         pipelined(len(names), depth=self.depth, micro_batches=micro_batches, slots=slots)
+        self.certificate: list[Certificate] = certify(
+            blocks, depth=self.depth, micro_batches=micro_batches, slots=slots
+        )
+        refuse_what_cannot_run(blocks, self.depth)
         self.blocks = list(blocks)
         self.mode = mode
         self.micro_batches = micro_batches
@@ -73,12 +107,25 @@ class Executor:
         self.seed = seed
         self.optimizers = [optimizer_factory(block.parameters()) for block in blocks]
         self.steps: list[LocalStep] = [
-            AutogradStep(block, optimizer, micro_batches)
+            make_step(block, optimizer, micro_batches, local_step)
             for block, optimizer in zip(self.blocks, self.optimizers, strict=True)
         ]
         self.batches_done = 0
         self.draws: list[bool | None] = [None] * len(names)
+        self.device = default_device(self.blocks) if device is None else device
+        self.choice: Choice | None = None
+        self._graphs: GraphedSteps | None = None
+        if mode == "graphed":
+            self._graphs = self._make_graphs()
+        elif mode == "auto":
+            self.choice = self._candidates()
+        self._watchers: list[Watcher] = []
         self._running = threading.Lock()
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """How each block's local step runs, by name: "traced", or "autograd" and the reason."""
+        return {block.name: step.path for block, step in zip(self.blocks, self.steps, strict=True)}
 
     def step(self, x: Tensor, labels: Tensor) -> StepResult:
         """One batch: forward, local losses, local backwards and updates of every block.
@@ -101,28 +148,103 @@ class Executor:
 
     def run(self, batches: Iterable[Batch]) -> list[StepResult]:
         """Several batches in a row, overlapping; as `step` on each in turn."""
-        parts = [self._split(x, labels) for x, labels in batches]
+        given = list(batches)
+        parts = [self.split(x, labels) for x, labels in given]
         if not parts:
             return []
         if not self._running.acquire(blocking=False):
             raise RuntimeError("executor: a step is in progress in another thread")
         try:
-            run = Run(self, [pair for part in parts for pair in part])
-            run.execute()
-            results = [run.result(index) for index in range(len(parts))]
+            results = self._run(given, [pair for part in parts for pair in part])
             self.batches_done += len(parts)
             return results
         except BaseException:
-            for optimizer in self.optimizers:
-                optimizer.zero_grad(set_to_none=True)
+            for step in self.steps:
+                step.drop()
             raise
         finally:
             self._running.release()
 
-    def _split(self, x: Tensor, labels: Tensor) -> list[Batch]:
+    def _run(self, batches: list[Batch], parts: list[Batch]) -> list[StepResult]:
+        if self.choice is None:
+            return self._run_as(self.mode, batches, parts)
+        mode = self.choice.mode
+        if self.choice.chosen is not None:
+            return self._run_as(mode, batches, parts)
+        if self.device is not None:
+            self.device.synchronize()
+        start = time.perf_counter()
+        try:
+            results = self._run_as(mode, batches, parts)
+        except CaptureError as error:
+            # Nothing of the step was run.
+            self.choice.drop(mode, str(error))
+            return self._run(batches, parts)
+        if self.device is not None:
+            self.device.synchronize()
+        seconds = time.perf_counter() - start
+        self.choice.measured(mode, seconds, sum(len(x) for x, _ in batches))
+        return results
+
+    def _run_as(self, mode: str, batches: list[Batch], parts: list[Batch]) -> list[StepResult]:
+        if mode == "graphed":
+            if self._graphs is None:
+                self._graphs = self._make_graphs()
+            return [self._graphs.step(x, labels) for x, labels in batches]
+        if mode == "pipelined" and self.device is not None:
+            return StreamRun(self, self.device, parts).execute()
+        run = Run(self, parts, mode)
+        run.execute()
+        return [run.result(index) for index in range(len(batches))]
+
+    def _make_graphs(self) -> GraphedSteps:
+        if self.device is None:
+            raise ValueError("mode: graphed needs blocks on a GPU, got blocks on the CPU")
+        return GraphedSteps(self, self.device)
+
+    def _candidates(self) -> Choice:
+        choice = Choice(["sequential", "pipelined", "graphed"])
+        if len(self.blocks) == 1 or self.depth == 1:
+            choice.drop("pipelined", "one block in flight")
+        try:
+            self._graphs = self._make_graphs()
+        except ValueError as error:
+            choice.drop("graphed", str(error))
+        return choice
+
+    @contextmanager
+    def watched(self, watcher: WatcherT) -> Iterator[WatcherT]:
+        """Lets a watcher see the steps inside: a `Recorder`, an `ActivationMeter`."""
+        self._watchers.append(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers.remove(watcher)
+
+    def watched_steps(self) -> list[LocalStep]:
+        """The local steps of a run that begins now, as its watchers see them."""
+        steps = self.steps
+        for watcher in self._watchers:
+            steps = watcher.watch(self.blocks, steps)
+        return steps
+
+    def split(self, x: Tensor, labels: Tensor) -> list[Batch]:
+        """The micro-batches of a batch.
+
+        Raises:
+            TypeError: one is no tensor.
+            ValueError: the batch is empty or does not divide, or the numbers of samples differ.
+        """
+        for name, value in (("x", x), ("labels", labels)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+            if value.dim() == 0:
+                raise ValueError(f"{name}: expected a batch of samples, got a tensor without axes")
         size, count = len(x), self.micro_batches
         if len(labels) != size:
             raise ValueError(f"labels: expected {size}, one per sample, got {len(labels)}")
         if size == 0 or size % count:
             raise ValueError(f"x: expected a batch that divides into {count} parts, got {size}")
+        if count == 1:
+            return [(x, labels)]
         return list(zip(x.chunk(count), labels.chunk(count), strict=True))

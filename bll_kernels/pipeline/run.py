@@ -8,38 +8,38 @@ topological orders, so a worker waits only for steps that others have begun.
 from __future__ import annotations
 
 import threading
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from bll_kernels.pipeline.block import Batch, StepResult
+from bll_kernels.pipeline.draws import drawing_forward
+from bll_kernels.pipeline.faults import note
 from bll_kernels.pipeline.schedule import Kind, pipelined
-from bll_kernels.pipeline.step import LocalStep
+from bll_kernels.pipeline.worker import Worker
 
 if TYPE_CHECKING:
     from bll_kernels.pipeline.executor import Executor
 
-# torch's CPU generator is one for the process: a forward that draws from it holds this.
-_GENERATOR = threading.Lock()
-
 
 class Run:
-    """The local steps of some batches."""
+    """The local steps of some batches.
 
-    def __init__(self, executor: Executor, inputs: list[Batch]) -> None:
+    Args:
+        executor: Whose blocks are run.
+        inputs: Micro-batches.
+        mode: "sequential" or "pipelined".
+    """
+
+    def __init__(self, executor: Executor, inputs: list[Batch], mode: str) -> None:
         self.executor = executor
+        self.mode = mode
         self.inputs = inputs
-        count = executor.micro_batches
-        ops = pipelined(
-            len(executor.blocks),
-            depth=executor.depth,
-            micro_batches=count,
-            batches=len(inputs) // count,
-            slots=executor.slots,
-        )
-        self.steps = [(op.block, op.micro_batch) for op in ops if op.kind is Kind.FORWARD]
+        self.local_steps = executor.watched_steps()
+        self.steps: tuple[tuple[int, int], ...] = ()
         self.taken = 0
         self.changed = threading.Condition()
         self.outputs: dict[tuple[int, int], Tensor] = {}
@@ -49,35 +49,65 @@ class Run:
 
     def execute(self) -> None:
         """Runs everything, and raises what a block raised first."""
-        workers = [] if self.executor.mode == "sequential" else self._start_workers()
-        try:
-            if not workers:
-                before = torch.get_num_threads()
+        if self.mode == "sequential":
+            before = torch.get_num_threads()
+            if before != self.executor.threads:
                 torch.set_num_threads(self.executor.threads)
-                try:
-                    self._work()
-                finally:
+            try:
+                self._in_turn()
+            finally:
+                if before != self.executor.threads:
                     torch.set_num_threads(before)
+            return
+        count = self.executor.micro_batches
+        self.steps = _order(
+            len(self.executor.blocks),
+            self.executor.depth,
+            count,
+            len(self.inputs) // count,
+            self.executor.slots,
+        )
+        workers = self._workers()
+        try:
             for worker in workers:
-                worker.join()
+                worker.start()
+            for worker in workers:
+                worker.ended.wait()
         except BaseException as interrupt:
             self._fail(interrupt)
             for worker in workers:
-                worker.join()
+                worker.wait_after_interrupt()
+            self.error = None
             raise
-        if self.error is not None:
-            raise self.error
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            # Else the error would hold this frame, and this frame the error.
+            del error
 
-    def _start_workers(self) -> list[threading.Thread]:
+    def _in_turn(self) -> None:
+        """Every micro-batch through all blocks, in the calling thread."""
+        last = len(self.executor.blocks) - 1
+        for micro_batch, (x, labels) in enumerate(self.inputs):
+            try:
+                for index in range(last + 1):
+                    loss, x = self._compute(index, micro_batch, x, labels, _keep)
+                    self.losses[index, micro_batch] = loss
+            except BaseException:
+                # Whoever keeps the error keeps this frame, and this run.
+                self.outputs.clear()
+                del x
+                raise
+            self.outputs[last, micro_batch] = x
+
+    def _workers(self) -> list[Worker]:
         def work() -> None:
             torch.set_num_threads(self.executor.threads)
             self._work()
 
-        count = self.executor.depth
-        workers = [threading.Thread(target=work, name=f"bll-worker-{i}") for i in range(count)]
-        for worker in workers:
-            worker.start()
-        return workers
+        return [Worker(work, f"bll-worker-{i}") for i in range(self.executor.depth)]
 
     def _work(self) -> None:
         while True:
@@ -112,66 +142,87 @@ class Run:
             self.changed.notify_all()
 
     def _local_step(self, index: int, micro_batch: int) -> None:
-        block = self.executor.blocks[index]
-        x, labels = self.inputs[micro_batch]
-        if index > 0:
-            x = self.outputs[index - 1, micro_batch]
-        doing = Kind.FORWARD
-        step = self.executor.steps[index]
-        try:
-            output, saved = self._forward(step, index, micro_batch, x)
+        def send(output: Tensor) -> None:
             with self.changed:
-                if self.error is not None:
-                    return
-                self.outputs[index, micro_batch] = output
-                self.changed.notify_all()
+                if self.error is None:
+                    self.outputs[index, micro_batch] = output
+                    self.changed.notify_all()
+
+        _, labels = self.inputs[micro_batch]
+        loss, _ = self._compute(index, micro_batch, self._input(index, micro_batch), labels, send)
+        with self.changed:
+            self.losses[index, micro_batch] = loss
+            self.done.add((index, micro_batch))
+            if index > 0 and self.error is None:
+                del self.outputs[index - 1, micro_batch]
+            self.changed.notify_all()
+
+    def _input(self, index: int, micro_batch: int) -> Tensor:
+        return self.outputs[index - 1, micro_batch] if index else self.inputs[micro_batch][0]
+
+    def _compute(
+        self,
+        index: int,
+        micro_batch: int,
+        x: Tensor,
+        labels: Tensor,
+        send: Callable[[Tensor], None],
+    ) -> tuple[Tensor, Tensor]:
+        """One local step; the output is sent before the block's own loss is taken.
+
+        Returns:
+            Loss and output.
+        """
+        step = self.local_steps[index]
+        doing = Kind.FORWARD
+        try:
+            if self.executor.draws[index] is False:
+                output, saved = step.forward(x, labels)
+            else:
+                output, saved = drawing_forward(self.executor, step, index, micro_batch, x, labels)
+            send(output)
+            if self.error is not None:
+                # Another block has failed; the caller raises that.
+                return output, output
             doing = Kind.LOSS
-            loss, gradient = step.loss(output, labels, saved)
+            loss, saved = step.loss(saved)
             doing = Kind.BACKWARD
-            step.backward(gradient, saved)
+            step.backward(saved)
+            del saved
             doing = Kind.UPDATE
             if (micro_batch + 1) % self.executor.micro_batches == 0:
                 step.update()
         except BaseException as error:
-            _note(error, f"in block {block.name!r}, {doing.value} of micro-batch {micro_batch}")
+            note(error, self.executor.blocks[index].name, doing, micro_batch)
+            # Whoever keeps the error keeps this frame; it must not keep the activations.
+            x = output = saved = None  # type: ignore[assignment]  # noqa: F841
             raise
-        with self.changed:
-            self.losses[index, micro_batch] = loss
-            self.done.add((index, micro_batch))
-            if index > 0:
-                del self.outputs[index - 1, micro_batch]
-            self.changed.notify_all()
-
-    def _forward(
-        self, step: LocalStep, index: int, micro_batch: int, x: Tensor
-    ) -> tuple[Tensor, Any]:
-        if self.executor.draws[index] is False:
-            return step.forward(x)
-        count = len(self.executor.blocks)
-        done = self.executor.batches_done * self.executor.micro_batches
-        with _GENERATOR, torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.executor.seed * 1_000_003 + done + micro_batch) * count + index)
-            before = torch.get_rng_state()
-            found = step.forward(x)
-            if self.executor.draws[index] is None:
-                self.executor.draws[index] = not torch.equal(before, torch.get_rng_state())
-            return found
+        return loss, output
 
     def result(self, batch: int) -> StepResult:
         """Losses and output of one of the batches."""
         count, last = self.executor.micro_batches, len(self.executor.blocks) - 1
         parts = range(batch * count, (batch + 1) * count)
         losses = {
-            block.name: torch.stack([self.losses[index, part] for part in parts]).mean()
+            block.name: _mean([self.losses[index, part] for part in parts])
             for index, block in enumerate(self.executor.blocks)
         }
-        return StepResult(losses, torch.cat([self.outputs[last, part] for part in parts]))
+        outputs = [self.outputs[last, part] for part in parts]
+        return StepResult(losses, outputs[0] if count == 1 else torch.cat(outputs))
 
 
-def _note(error: BaseException, text: str) -> None:
-    notes = getattr(error, "__notes__", None)
-    if notes is None:
-        # What BaseException.add_note does from Python 3.11 on.
-        error.__notes__ = [text]  # type: ignore[attr-defined]
-    else:
-        notes.append(text)
+@lru_cache(maxsize=64)
+def _order(
+    blocks: int, depth: int, micro_batches: int, batches: int, slots: int
+) -> tuple[tuple[int, int], ...]:
+    """(block, micro-batch) of the local steps in the order they are taken."""
+    ops = pipelined(blocks, depth=depth, micro_batches=micro_batches, batches=batches, slots=slots)
+    return tuple((op.block, op.micro_batch) for op in ops if op.kind is Kind.FORWARD)
+
+
+def _keep(output: Tensor) -> None:
+    """In turn, the output is the next call's argument."""
+
+
+def _mean(losses: list[Tensor]) -> Tensor:
+    return losses[0] if len(losses) == 1 else torch.stack(losses).mean()

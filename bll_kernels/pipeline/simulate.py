@@ -128,6 +128,67 @@ def simulate(
     return Timeline(start, end, busy)
 
 
+def simulate_workers(
+    ops: Sequence[Op],
+    duration: Duration | Sequence[BlockTimes],
+    *,
+    workers: int,
+    slots: int = 2,
+) -> Timeline:
+    """Runs a schedule of local learning as the executor's worker threads do.
+
+    A worker that is free takes the next local step of the schedule, whichever block it is of, and
+    starts it as soon as its input, the block and the slot behind it are free.
+
+    Args:
+        ops: A schedule, as `pipelined` makes it.
+        duration: Of an operation, or of every block.
+        workers: Threads, each with a processor of its own.
+        slots: Outputs a border holds.
+
+    Returns:
+        The timeline; `busy` is by worker.
+
+    Raises:
+        ValueError: `workers` or `slots` below 1, or the ops are of another schedule.
+    """
+    for name, count in (("workers", workers), ("slots", slots)):
+        if count < 1:
+            raise ValueError(f"{name}: expected at least 1, got {count}")
+    blocks = 1 + max((op.block for op in ops), default=-1)
+    free, busy = [0.0] * workers, [0.0] * workers
+    sent: dict[tuple[int, int], float] = {}
+    done: dict[tuple[int, int], float] = {}
+    start: dict[Op, float] = {}
+    end: dict[Op, float] = {}
+    steps: dict[tuple[int, int], list[Op]] = {}
+    for op in ops:
+        steps.setdefault((op.block, op.micro_batch), []).append(op)
+    for (block, micro_batch), parts in steps.items():
+        worker = min(range(workers), key=free.__getitem__)
+        now = free[worker]
+        try:
+            if block:
+                now = max(now, sent[block - 1, micro_batch])
+            if micro_batch:
+                now = max(now, done[block, micro_batch - 1])
+            if block + 1 < blocks and micro_batch >= slots:
+                now = max(now, done[block + 1, micro_batch - slots])
+        except KeyError as missing:
+            raise ValueError(
+                f"ops: {parts[0]} comes before {missing}, for which it waits"
+            ) from None
+        for op in parts:
+            length = duration(op) if callable(duration) else duration[block].of(op.kind)
+            start[op] = now
+            now = end[op] = now + length
+            busy[worker] += length
+            if op.kind is Kind.FORWARD:
+                sent[block, micro_batch] = now
+        free[worker] = done[block, micro_batch] = now
+    return Timeline(start, end, busy)
+
+
 def _space(op: Op, blocks: int, slots: int | None) -> list[Key]:
     """The backward that frees the slot a forward writes to: it reads the block's input."""
     if slots is None or op.kind is not Kind.FORWARD or op.block + 1 == blocks:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
 
 from bll_kernels.pipeline.block import Block
+
+#: torch's CPU generator is one for the process: whoever draws from it, or traces, holds this.
+GENERATOR: Final = threading.RLock()
 
 
 class Updater(Protocol):
@@ -22,25 +26,26 @@ class Updater(Protocol):
 
 
 class LocalStep(Protocol):
-    """One block on one micro-batch; the parts are called in this order.
+    """One block on one micro-batch; the parts are called in this order."""
 
-    Attributes:
-        path: How the step is run, for reports: "autograd" or "traced".
-    """
+    @property
+    def path(self) -> str:
+        """How the step is run, for reports: "traced", or "autograd" with the reason behind."""
 
-    path: str
+    def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Any]:
+        """The block's output, detached, and what the loss needs."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
-        """The block's output, detached, and what the later parts need of this forward."""
+    def loss(self, saved: Any) -> tuple[Tensor, Any]:
+        """Local loss, 0-dim and detached, and what the backward needs."""
 
-    def loss(self, output: Tensor, labels: Tensor, saved: Any) -> tuple[Tensor, Tensor]:
-        """Local loss, 0-dim and detached, and its gradient to `output`."""
-
-    def backward(self, gradient: Tensor, saved: Any) -> None:
+    def backward(self, saved: Any) -> None:
         """Add the micro-batch's gradients to those of the block."""
 
     def update(self) -> None:
         """Update the block from the mean of its micro-batches' gradients, and drop those."""
+
+    def drop(self) -> None:
+        """Drop what gradients there are: the batch has failed."""
 
 
 class AutogradStep:
@@ -59,27 +64,33 @@ class AutogradStep:
         self.updater = updater
         self.micro_batches = micro_batches
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """See `LocalStep`; what is saved is the output with its graph."""
         with torch.enable_grad():
             output = self.block.forward(x.detach())
-        return output.detach(), output
+        return output.detach(), (output, labels)
 
-    def loss(self, output: Tensor, labels: Tensor, saved: Tensor) -> tuple[Tensor, Tensor]:
-        """See `LocalStep`."""
-        loss, gradient = self.block.loss_and_grad(output, labels)
-        return loss.detach(), gradient
+    def loss(self, saved: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """See `LocalStep`; what is saved is the output with its graph, and its gradient."""
+        output, labels = saved
+        loss, gradient = self.block.loss_and_grad(output.detach(), labels)
+        return loss.detach(), (output, gradient)
 
-    def backward(self, gradient: Tensor, saved: Tensor) -> None:
+    def backward(self, saved: tuple[Tensor, Tensor]) -> None:
         """See `LocalStep`."""
-        if saved.requires_grad:
-            saved.backward(gradient)
+        output, gradient = saved
+        if output.requires_grad:
+            output.backward(gradient)
 
     def update(self) -> None:
         """See `LocalStep`."""
         if self.micro_batches > 1:
             divide_gradients(self.block.parameters(), self.micro_batches)
         self.updater.step()
+        self.updater.zero_grad(set_to_none=True)
+
+    def drop(self) -> None:
+        """See `LocalStep`."""
         self.updater.zero_grad(set_to_none=True)
 
 

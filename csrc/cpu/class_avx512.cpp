@@ -7,5 +7,6 @@
 #define BLL_DOT_ROWS 4
 #define BLL_DOT_CLASSES 4
 #define BLL_SUM_VECTORS 4
+#define BLL_SUMS 12
 #include "cpu/class_table.inc"
 #endif

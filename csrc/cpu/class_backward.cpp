@@ -1,5 +1,6 @@
 // Gradients of the class loss from its residual. Work items are blocks of rows times latents; a
 // block owns its part of grad_a, and blocks of other rows add to the table in a second stage.
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -35,7 +36,6 @@ struct Backward {
     planes = problem.planes;
     block_rows = std::max(kBlockRows, (rows + kMaximumBlocks - 1) / kMaximumBlocks);
     row_blocks = (rows + block_rows - 1) / block_rows;
-    latents = block_latents();
   }
 
   int64_t block_latents() const {
@@ -61,6 +61,25 @@ struct Backward {
     }
   }
 
+  // The fast loops rely on finite terms that add up, and cancel, in any order; the generic loops
+  // add every term of the definition, NaN and infinity included.
+  void choose_path() {
+    const bool reads_squares = path == ClassPath::kLinear && problem.square != 0;
+    if (!all_finite(coefficients, rows * classes)) path = ClassPath::kGeneric;
+    for (int64_t c = 0; reads_squares && c < classes; ++c) {
+      const Real* b = problem.table + c * problem.table_stride;
+      if (!std::isfinite(class_kernels<Real>().dot(b, b, width))) path = ClassPath::kGeneric;
+    }
+    latents = block_latents();
+  }
+
+  static bool all_finite(const Real* x, int64_t size) {
+    bool finite = true;
+#pragma omp simd reduction(& : finite)
+    for (int64_t i = 0; i < size; ++i) finite &= x[i] - x[i] == 0;
+    return finite;
+  }
+
   void sum_classes() {
     totals.assign(classes, 0.0);
     for (int64_t i = 0; i < rows; ++i) {
@@ -76,22 +95,24 @@ struct Backward {
                            : path == ClassPath::kBernoulli ? kernels.bernoulli_gradients
                                                            : generic_gradients<Real>;
     const int64_t size = classes * planes * width;
-    if (args.grad_table) partial = Buffer<Real>(row_blocks * size);
+    if (args.grad_table && !adds_in_place()) partial = Buffer<Real>(row_blocks * size);
     const int64_t steps = (width + latents - 1) / latents;
     parallel(parallel_for, row_blocks * steps, 1, [&](int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) {
         const int64_t block = item / steps, from = item % steps * latents;
         LatentBlock here{block * block_rows, std::min((block + 1) * block_rows, rows), from,
                          std::min(latents, width - from)};
-        Real* sums = args.grad_table ? partial.get() + block * size : nullptr;
+        Real* sums = adds_in_place()   ? static_cast<Real*>(args.grad_table)
+                     : args.grad_table ? partial.get() + block * size
+                                       : nullptr;
         gradients(problem, here, coefficients + here.row_begin * classes, sums);
       }
     });
   }
 
   void finish_table() {
-    // d offset_c / d b_c = 2 square b_c
-    const Real slope = static_cast<Real>(2 * problem.square);
+    // d offset_c / d b_c = 2 square b_c, which the generic loops have added already.
+    const Real slope = static_cast<Real>(path == ClassPath::kGeneric ? 0 : 2 * problem.square);
     const double tilt = args.family.tilt;
     const Real scale = static_cast<Real>(path == ClassPath::kLinear      ? problem.scale
                                          : path == ClassPath::kBernoulli ? tilt
@@ -116,8 +137,14 @@ struct Backward {
 
   static bool converts(DType dtype) { return element_size(dtype) == 2; }
 
+  // One block of rows leaves its sums where the gradient belongs.
+  bool adds_in_place() const {
+    return args.grad_table && row_blocks == 1 && !converts(args.table.dtype);
+  }
+
   // The blocks' sums of one class, added in their order.
   void sum_blocks(int64_t c, Real* sum) const {
+    if (adds_in_place()) return;
     const int64_t size = planes * width;
     if (row_blocks == 0) std::fill(sum, sum + size, Real(0));
     for (int64_t block = 0; block < row_blocks; ++block) {
@@ -132,6 +159,7 @@ struct Backward {
 
   void run() {
     weigh_residual();
+    choose_path();
     if (args.grad_table || args.grad_bias) sum_classes();
     if (args.grad_a || args.grad_table) run_blocks();
     if (args.grad_table) finish_table();

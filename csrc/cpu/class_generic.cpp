@@ -110,7 +110,7 @@ struct GenericBlock {
         grad_a(size * planes),
         grad_b(size * planes),
         swapped(class_problem, untilted(class_problem.args.family)),
-        swaps(needs_message_terms(class_problem)) {
+        swaps(class_problem.args.normalize_message && is_natural(class_problem.args.family.id)) {
     evidence.tile.size = swapped.tile.size = size;
     evidence.tile.grad_a = grad_a.data();
     evidence.tile.grad_b = swapped.tile.grad_a = grad_b.data();

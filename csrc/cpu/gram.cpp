@@ -62,7 +62,8 @@ void fill_factors(const GramProblem<Real>& problem) {
   const int64_t rows = args.x.count;
   const bool mean = args.reduction == Reduction::kBatchMean;
   const Real* weight = static_cast<const Real*>(args.weight);
-  const Real* grad = static_cast<const Real*>(args.grad);
+  // Half panels add up the value by these factors, which no upstream gradient multiplies.
+  const Real* grad = args.grad_x ? static_cast<const Real*>(args.grad) : nullptr;
   for (int64_t i = 0; i < rows; ++i) {
     double factor = mean ? 1.0 / static_cast<double>(rows) : 1.0;
     if (weight) factor *= static_cast<double>(weight[i]);

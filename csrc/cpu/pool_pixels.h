@@ -115,28 +115,51 @@ BLL_HD void cell_std(PixelWork<T>& work, Cells::Range rows, Cells::Range columns
   for (int64_t c = 0; c < work.count; ++c) work.result[c] = std::sqrt(work.result[c] / others);
 }
 
-// result = the maximum, index = where it is first met (the first NaN, if there is one).
-template <class T>
-BLL_HD void cell_max(PixelWork<T>& work, Cells::Range rows, Cells::Range columns,
-                     typename PixelWork<T>::Index* index) {
-  const int64_t count = work.count;
-  T* best = work.result;
-  const T* first = work.load(rows.begin, columns.begin);
-  const auto start = rows.begin * work.args.width + columns.begin;
-  for (int64_t c = 0; c < count; ++c) best[c] = first[c];
-  for (int64_t c = 0; c < count; ++c) index[c] = start;
+// Channels whose running maxima stay in registers.
+constexpr int64_t kMaxChannels = 16;
+
+// The maximum of `count` channels from `at` on, and where it is first met (the first NaN, if there
+// is one). `Whole`: count is kMaxChannels.
+template <bool Whole, class T>
+BLL_HD void channels_max(PixelWork<T>& work, Cells::Range rows, Cells::Range columns, int64_t at,
+                         int64_t count, typename PixelWork<T>::Index* index) {
+  using Index = typename PixelWork<T>::Index;
+  const PoolArgs& args = work.args;
+  const int64_t size = Whole ? kMaxChannels : count;
+  T best[kMaxChannels];
+  Index place[kMaxChannels];
+  const auto load = [&](int64_t h, int64_t w) {
+    return load_run<T>(args.map, args.dtype, work.offset(h, w) + at, size, work.pixel);
+  };
+  const T* first = load(rows.begin, columns.begin);
+  for (int64_t c = 0; c < size; ++c) best[c] = first[c];
+  const Index start = static_cast<Index>(rows.begin * args.width + columns.begin);
+  for (int64_t c = 0; c < size; ++c) place[c] = start;
   for (int64_t h = rows.begin; h < rows.end; ++h) {
     for (int64_t w = columns.begin; w < columns.end; ++w) {
-      const T* x = work.load(h, w);
-      const typename PixelWork<T>::Index here = h * work.args.width + w;
+      const T* x = load(h, w);
+      const Index here = static_cast<Index>(h * args.width + w);
 #pragma omp simd
-      for (int64_t c = 0; c < count; ++c) {
+      for (int64_t c = 0; c < size; ++c) {
         const bool keep = (x[c] <= best[c]) | (best[c] != best[c]);
         best[c] = keep ? best[c] : x[c];
-        index[c] = keep ? index[c] : here;
+        place[c] = keep ? place[c] : here;
       }
     }
   }
+  for (int64_t c = 0; c < size; ++c) work.result[at + c] = best[c];
+  for (int64_t c = 0; c < size; ++c) index[at + c] = place[c];
+}
+
+// result = the maxima of the tile's channels, index = where they are.
+template <class T>
+BLL_HD void cell_max(PixelWork<T>& work, Cells::Range rows, Cells::Range columns,
+                     typename PixelWork<T>::Index* index) {
+  int64_t c = 0;
+  for (; c + kMaxChannels <= work.count; c += kMaxChannels) {
+    channels_max<true>(work, rows, columns, c, kMaxChannels, index);
+  }
+  if (c < work.count) channels_max<false>(work, rows, columns, c, work.count - c, index);
 }
 
 template <class T>
@@ -234,6 +257,25 @@ BLL_HD void pixel_gradient(PixelWork<T>& work, int64_t h, int64_t w) {
   if (!direct) store_run<T>(out, args.grad_map, args.dtype, work.offset(h, w), work.count);
 }
 
+// The gradient of maxima of cells that do not overlap: zeros, but for one pixel per cell.
+template <class T>
+BLL_HD void scatter_maxima(const PixelWork<T>& work) {
+  const PoolArgs& args = work.args;
+  const int64_t start = work.offset(0, 0), pixels = args.height * args.width;
+  const T zeros[kChannelTile] = {};
+  for (int64_t p = 0; p < pixels; ++p) {
+    store_run<T>(zeros, args.grad_map, args.dtype, start + p * args.channels, work.count);
+  }
+  for (int64_t cell = 0; cell < args.grid * args.grid; ++cell) {
+    const T* slope = work.slope.data() + cell * kChannelTile;
+    const auto* index = work.index.data() + cell * kChannelTile;
+    for (int64_t c = 0; c < work.count; ++c) {
+      const int64_t at = start + index[c] * args.channels + c;
+      store_run<T>(slope + c, args.grad_map, args.dtype, at, 1);
+    }
+  }
+}
+
 template <class T>
 BLL_HD void pool_pixels_gradient(PixelWork<T>& work, int64_t item) {
   const PoolArgs& args = work.args;
@@ -246,6 +288,9 @@ BLL_HD void pool_pixels_gradient(PixelWork<T>& work, int64_t item) {
   }
   work.start(item);
   cell_slopes(work);
+  if (args.kind == Pool::kMax && work.rows.phases == 1 && work.columns.phases == 1) {
+    return scatter_maxima(work);
+  }
   for (int64_t h = 0; h < args.height; ++h) {
     for (int64_t w = 0; w < args.width; ++w) pixel_gradient(work, h, w);
   }

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
+#include "cuda/classes_stages.h"
 #include "cuda/launch.h"
-#include "cuda/workspace.h"
 
 namespace bll::cuda {
 namespace {
@@ -28,31 +28,29 @@ const ClassLaunchers& launchers_of(FamilyId id) {
   return id == FamilyId::kBernoulli ? kBernoulliClasses : kLinearClasses;
 }
 
+}  // namespace
+
 bool wants_sums(const ClassArgs& args, ClassPass pass) {
   return pass != ClassPass::kValue && (args.grad_table != nullptr || args.grad_bias != nullptr);
 }
 
-// Where the stages of one call leave what the next one reads.
-struct Scratch {
-  float *values = nullptr, *residual = nullptr, *tables = nullptr, *biases = nullptr;
-
-  Scratch(const ClassArgs& args, ClassPass pass, const ClassPlan& plan, Workspace& workspace) {
-    const int64_t classes = args.table.count;
-    if (pass != ClassPass::kGradients && plan.value_stage) {
-      values = workspace.take<float>(plan.row_blocks);
-    }
-    if (!wants_sums(args, pass)) return;
-    if (pass == ClassPass::kBoth) residual = workspace.take<float>(args.a.count * classes);
-    if (!plan.table_stage) return;
-    if (args.grad_table != nullptr) {
-      tables = workspace.take<float>(plan.sections * classes * args.width);
-    }
-    if (args.grad_bias != nullptr) biases = workspace.take<float>(plan.sections * classes);
+ClassScratch::ClassScratch(const ClassArgs& args, ClassPass pass, const ClassPlan& plan,
+                           Workspace& workspace) {
+  const int64_t classes = args.table.count;
+  if (pass != ClassPass::kGradients && plan.value_stage) {
+    values = workspace.take<float>(plan.row_blocks);
   }
-};
+  if (!wants_sums(args, pass)) return;
+  if (pass == ClassPass::kBoth) residual = workspace.take<float>(args.a.count * classes);
+  if (!plan.table_stage) return;
+  if (args.grad_table != nullptr) {
+    tables = workspace.take<float>(plan.sections * classes * args.width);
+  }
+  if (args.grad_bias != nullptr) biases = workspace.take<float>(plan.sections * classes);
+}
 
 ClassView view_of(const ClassArgs& args, ClassPass pass, const ClassPlan& plan,
-                  const Scratch& scratch) {
+                  const ClassScratch& scratch) {
   ClassView v{};
   v.a = args.a.data;
   v.table = args.table.data;
@@ -83,7 +81,7 @@ ClassView view_of(const ClassArgs& args, ClassPass pass, const ClassPlan& plan,
 }
 
 void run_sums(const ClassArgs& args, const ClassPlan& plan, const ClassView& rows,
-              const Scratch& scratch, cudaStream_t stream) {
+              const ClassScratch& scratch, cudaStream_t stream) {
   ClassTableView t{};
   t.rows = rows;
   t.table = plan.table_stage ? scratch.tables : args.grad_table;
@@ -99,7 +97,7 @@ void run_sums(const ClassArgs& args, const ClassPlan& plan, const ClassView& row
 }
 
 void finish(const ClassArgs& args, const ClassPlan& plan, const ClassView& view,
-            const Scratch& scratch, cudaStream_t stream) {
+            const ClassScratch& scratch, cudaStream_t stream) {
   ClassSums s{};
   s.values = scratch.values;
   s.tables = scratch.tables;
@@ -116,12 +114,15 @@ void finish(const ClassArgs& args, const ClassPlan& plan, const ClassView& view,
   if (s.values != nullptr || s.tables != nullptr || s.biases != nullptr) sum_classes(s, stream);
 }
 
+namespace {
+
 cudaError_t zero(void* memory, int64_t bytes, cudaStream_t stream) {
   if (memory == nullptr || bytes == 0) return cudaSuccess;
   return cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), stream);
 }
 
-// Sums over no rows.
+}  // namespace
+
 cudaError_t clear(const ClassArgs& args, ClassPass pass, cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   if (pass != ClassPass::kGradients && args.reduction != Reduction::kNone) {
@@ -134,8 +135,6 @@ cudaError_t clear(const ClassArgs& args, ClassPass pass, cudaStream_t stream) {
   return zero(args.grad_bias, classes * int64_t{sizeof(float)}, stream);
 }
 
-}  // namespace
-
 bool serves_classes(const ClassArgs& args) {
   const FamilyId id = args.family.id;
   const bool family =
@@ -146,7 +145,8 @@ bool serves_classes(const ClassArgs& args) {
 ClassPlan plan_classes(const ClassArgs& args, const Device& device) {
   ClassPlan plan{};
   const ClassLaunchers& launchers = launchers_of(args.family.id);
-  const int vector = args.a.dtype == DType::kFloat32 ? 4 : 8;
+  const bool half = args.a.dtype != DType::kFloat32 || args.table.dtype != DType::kFloat32;
+  const int vector = half ? 8 : 4;
   const int64_t rows = args.a.count, processors = device.processors;
   plan.wide = args.width % vector == 0 && aligned(args.a, vector) && aligned(args.table, vector) &&
               aligned(args.grad_a) && aligned(args.grad_table);
@@ -176,7 +176,7 @@ ClassPlan plan_classes(const ClassArgs& args, const Device& device) {
 size_t class_workspace(const ClassArgs& args, ClassPass pass, const Device& device) {
   if (args.a.count == 0) return 0;
   Workspace counter(nullptr);
-  Scratch(args, pass, plan_classes(args, device), counter);
+  ClassScratch(args, pass, plan_classes(args, device), counter);
   return counter.used();
 }
 
@@ -187,7 +187,7 @@ cudaError_t class_loss(const ClassArgs& args, ClassPass pass, const Device& devi
   const ClassPlan plan = plan_classes(args, device);
   if (plan.row_blocks > INT32_MAX) return cudaErrorInvalidValue;
   Workspace workspace(memory);
-  const Scratch scratch(args, pass, plan, workspace);
+  const ClassScratch scratch(args, pass, plan, workspace);
   const ClassView view = view_of(args, pass, plan, scratch);
   if (view.labels != nullptr || view.grad_a != nullptr) {
     launchers_of(args.family.id).rows(args.family, plan, view, stream);

@@ -181,7 +181,9 @@ template <class Family>
 void run_class_table(const FamilyArgs& family, const ClassPlan& plan, const ClassTableView& view,
                      cudaStream_t stream) {
   if (!plan.wide) return launch_class_table<Family, Single>(family, view, stream);
-  switch (view.rows.a_dtype) {
+  // Float32 latents of a pooled map may stand beside a half table.
+  const bool floats = view.rows.a_dtype == DType::kFloat32;
+  switch (floats ? view.rows.table_dtype : view.rows.a_dtype) {
     case DType::kBFloat16:
       return launch_class_table<Family, Wide<__nv_bfloat16>>(family, view, stream);
     case DType::kFloat16:

@@ -14,6 +14,8 @@
 // A kernel template goes in parentheses: BLL_LAUNCH((kernel<float>), grid, block, stream, args...).
 #define BLL_LAUNCH(kernel, grid, block, stream, ...) \
   kernel<<<(grid), (block), 0, (stream)>>>(__VA_ARGS__)
+// A load of what the same kernel may write later, which __ldg must not read.
+#define BLL_LOAD(pointer) (*(pointer))
 // Vector accesses are checked where the host runs them.
 #define BLL_CHECK_ALIGNED(pointer) static_cast<void>(0)
 #endif

@@ -37,6 +37,16 @@ void grid_pool_backward(const cpu::PoolArgs& args, const Tensor&) {
   cpu::grid_pool_backward(args, parallel_for);
 }
 
+void gram_loss(const cpu::GramArgs& args, const Tensor&) { cpu::gram_loss(args, parallel_for); }
+
+void class_means(const cpu::ClassMeansArgs& args, const Tensor&) {
+  cpu::class_means(args, parallel_for);
+}
+
+void class_means_backward(const cpu::ClassMeansGradArgs& args, const Tensor&) {
+  cpu::class_means_backward(args, parallel_for);
+}
+
 }  // namespace device
 
 }  // namespace bll::binding

@@ -6,6 +6,14 @@
 
 #include "cpu/api.h"
 
+#if defined(BLL_CUDA)
+namespace bll::cuda {
+struct OptimArgs;
+struct OptimTensor;
+struct SoftmaxRows;
+}  // namespace bll::cuda
+#endif
+
 #if !defined(BLL_OPS)
 #define BLL_OPS bll_native  // the namespace of the ops
 #endif
@@ -39,5 +47,16 @@ void class_loss_backward(const cpu::ClassArgs& args, const torch::stable::Tensor
 void class_loss_both(const cpu::ClassArgs& args, const torch::stable::Tensor& like);
 void grid_pool_forward(const cpu::PoolArgs& args, const torch::stable::Tensor& like);
 void grid_pool_backward(const cpu::PoolArgs& args, const torch::stable::Tensor& like);
+void gram_loss(const cpu::GramArgs& args, const torch::stable::Tensor& like);
+void class_means(const cpu::ClassMeansArgs& args, const torch::stable::Tensor& like);
+void class_means_backward(const cpu::ClassMeansGradArgs& args, const torch::stable::Tensor& like);
+#if defined(BLL_CUDA)
+// Checks the gradients where `args.found` is given, then updates.
+void optim_step(const cuda::OptimTensor* tensors, int count, const cuda::OptimArgs& args,
+                const torch::stable::Tensor& like);
+void softmax_rows(const cuda::SoftmaxRows& args, const torch::stable::Tensor& like);
+void pooled_class_loss(const cpu::ClassArgs& args, const cpu::PoolArgs& pool, float* grad_cells,
+                       const torch::stable::Tensor& like);
+#endif
 
 }  // namespace bll::binding::device

@@ -2,6 +2,7 @@
 
 #include <tuple>
 
+#include "torch/device.h"
 #include "torch/options.h"
 #include "torch/rows.h"
 
@@ -19,7 +20,7 @@ Tensor checked_integers(const Tensor& x, int64_t count, const char* name) {
                   torch::headeronly::toString(x.scalar_type()));
   STD_TORCH_CHECK(x.dim() == 1 && x.size(0) == count, name, ": expected shape [", count, "], got ",
                   shape_string(x));
-  return torch::stable::contiguous(x);
+  return dense(x);
 }
 
 struct GramInputs {
@@ -46,6 +47,10 @@ GramOutputs run(const GramInputs& in, const std::optional<Tensor>& grad, bool ne
   const std::vector<int64_t> value_shape = per_row ? x.batch() : std::vector<int64_t>{};
   std::optional<Tensor> labels, weight, upstream;
   std::optional<RowsOf> vectors;
+  if (in.labels) check_device(*in.labels, in.x, "labels");
+  if (in.vectors) check_device(*in.vectors, in.x, "vectors");
+  if (in.weight) check_device(*in.weight, in.x, "weight");
+  if (grad) check_device(*grad, in.x, "grad");
   if (in.labels) labels = checked_integers(*in.labels, x.count(), "labels");
   if (in.vectors) {
     check_matrix(*in.vectors, "vectors");
@@ -77,7 +82,7 @@ GramOutputs run(const GramInputs& in, const std::optional<Tensor>& grad, bool ne
     out.grad_x = new_empty(in.x, {x.count(), x.width()}, in.x.scalar_type());
     args.grad_x = out.grad_x->mutable_data_ptr();
   }
-  cpu::gram_loss(args, parallel_for);
+  device::gram_loss(args, in.x);
   return out;
 }
 
@@ -108,6 +113,7 @@ std::tuple<Tensor, Tensor> gram_loss_value_and_grad(Tensor x, std::optional<Tens
 
 std::tuple<Tensor, Tensor> class_means(Tensor x, Tensor labels, int64_t classes) {
   check_matrix(x, "x");
+  check_device(labels, x, "labels");
   STD_TORCH_CHECK(classes > 0, "classes: expected at least one, got ", classes);
   const RowsOf rows(x, 1, "x");
   const Tensor dense = checked_labels(labels, rows.batch(), classes);
@@ -120,7 +126,7 @@ std::tuple<Tensor, Tensor> class_means(Tensor x, Tensor labels, int64_t classes)
   args.labels = static_cast<const int64_t*>(dense.const_data_ptr());
   args.means = means.mutable_data_ptr();
   args.counts = static_cast<int64_t*>(counts.mutable_data_ptr());
-  cpu::class_means(args, parallel_for);
+  device::class_means(args, x);
   return {means, counts};
 }
 
@@ -129,8 +135,10 @@ Tensor class_means_backward(Tensor grad, Tensor labels, Tensor counts) {
   STD_TORCH_CHECK(grad.scalar_type() == accumulate_type(grad),
                   "grad: expected float64 or float32, got ",
                   torch::headeronly::toString(grad.scalar_type()));
+  check_device(labels, grad, "labels");
+  check_device(counts, grad, "counts");
   const int64_t classes = grad.size(0), width = grad.size(1);
-  const Tensor dense_grad = torch::stable::contiguous(grad);
+  const Tensor dense_grad = dense(grad);
   const Tensor dense_counts = checked_integers(counts, classes, "counts");
   const Tensor dense = checked_labels(labels, leading_sizes(labels, labels.dim()), classes);
   Tensor grad_x = new_empty(grad, {dense.numel(), width}, grad.scalar_type());
@@ -143,13 +151,13 @@ Tensor class_means_backward(Tensor grad, Tensor labels, Tensor counts) {
   args.labels = static_cast<const int64_t*>(dense.const_data_ptr());
   args.counts = static_cast<const int64_t*>(dense_counts.const_data_ptr());
   args.grad_x = grad_x.mutable_data_ptr();
-  cpu::class_means_backward(args, parallel_for);
+  device::class_means_backward(args, grad);
   return grad_x;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(bll_native, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(BLL_OPS, BLL_DISPATCH_KEY, m) {
   m.impl("gram_loss", TORCH_BOX(&gram_loss));
   m.impl("gram_loss_backward", TORCH_BOX(&gram_loss_backward));
   m.impl("gram_loss_value_and_grad", TORCH_BOX(&gram_loss_value_and_grad));

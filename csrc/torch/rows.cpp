@@ -1,5 +1,6 @@
 #include "torch/rows.h"
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_aten.h>
 #include <torch/csrc/stable/library.h>
 
 #include "torch/device.h"
@@ -94,8 +95,19 @@ int64_t product(const std::vector<int64_t>& sizes) {
   return count;
 }
 
+// Straight to the operator: torch::stable::new_empty looks it up by its name at every call, which
+// takes longer than the kernels of a small block.
 Tensor new_empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
-  return torch::stable::new_empty(like, sizes, dtype);
+  int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle made = nullptr;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_aten_new_empty(like.get(), sizes.data(), static_cast<int64_t>(sizes.size()),
+                                &code, nullptr, nullptr, -1, nullptr, &made));
+  return Tensor(made);
+}
+
+Tensor dense(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
 RowsOf::RowsOf(const Tensor& tensor, int planes, const char* name)
@@ -110,14 +122,14 @@ RowsOf::RowsOf(const Tensor& tensor, int planes, const char* name)
   width_ = tensor.size(tensor.dim() - 1);
   count_ = product(batch_);
   if (width_ > 1 && tensor.stride(tensor.dim() - 1) != 1) {
-    tensor_ = torch::stable::contiguous(tensor);
+    tensor_ = dense(tensor);
   }
   const auto stride = collapsed_stride(tensor_, rank);
   if (count_ > 0 && !stride) {
     if (device::kHostReads) {
       offsets_ = row_offsets(tensor_, rank, count_);
     } else {
-      tensor_ = torch::stable::contiguous(tensor_);
+      tensor_ = dense(tensor_);
     }
   }
   stride_ = stride ? *stride : planes * width_;
@@ -152,14 +164,14 @@ Tensor checked_labels(const Tensor& labels, const std::vector<int64_t>& batch, i
                   torch::headeronly::toString(labels.scalar_type()));
   STD_TORCH_CHECK(has_shape(labels, batch), "labels: expected shape ", shape_string(batch),
                   ", got ", shape_string(labels));
-  Tensor dense = torch::stable::contiguous(labels);
-  if (!device::kHostReads) return dense;
-  const int64_t* values = static_cast<const int64_t*>(dense.const_data_ptr());
-  for (int64_t i = 0, count = dense.numel(); i < count; ++i) {
+  Tensor dense_labels = dense(labels);
+  if (!device::kHostReads) return dense_labels;
+  const int64_t* values = static_cast<const int64_t*>(dense_labels.const_data_ptr());
+  for (int64_t i = 0, count = dense_labels.numel(); i < count; ++i) {
     STD_TORCH_CHECK(values[i] >= 0 && values[i] < classes, "labels: expected values in [0, ",
                     classes, "), got ", values[i]);
   }
-  return dense;
+  return dense_labels;
 }
 
 Tensor checked_accumulate(const Tensor& tensor, const Tensor& a, const std::vector<int64_t>& shape,
@@ -169,7 +181,7 @@ Tensor checked_accumulate(const Tensor& tensor, const Tensor& a, const std::vect
                   torch::headeronly::toString(tensor.scalar_type()));
   STD_TORCH_CHECK(has_shape(tensor, shape), name, ": expected shape ", shape_string(shape),
                   ", got ", shape_string(tensor));
-  return torch::stable::contiguous(tensor);
+  return dense(tensor);
 }
 
 }  // namespace bll::binding

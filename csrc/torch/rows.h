@@ -30,6 +30,8 @@ std::vector<int64_t> leading_sizes(const Tensor& tensor, int64_t rank);
 int64_t product(const std::vector<int64_t>& sizes);
 
 Tensor new_empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype);
+// The tensor itself where it is contiguous, else a copy.
+Tensor dense(const Tensor& tensor);
 inline Tensor not_wanted(const Tensor& like) { return new_empty(like, {0}, like.scalar_type()); }
 
 // A tensor [*batch, D] or [*batch, 2, D] as rows. Holds what the view points to: the tensor (a

@@ -5,33 +5,40 @@ out = model(x, y=labels)
 out.loss.backward()
 """
 
-from bll.blocks import Block
-from bll.executor import executor
-from bll.feedback import ClassTable, Message
-from bll.handle import LocalLearning
-from bll.locality import LocalityError
-from bll.optim import param_groups
-from bll.output import LocalOutput
-from bll.rules import Rule, get_rule, rule_names
-from bll.state import load, save
-from bll.wrap import unwrap, wrap
-from bll_kernels._version import __version__
+from __future__ import annotations
 
-__all__ = [
-    "Block",
-    "ClassTable",
-    "LocalLearning",
-    "LocalOutput",
-    "LocalityError",
-    "Message",
-    "Rule",
-    "__version__",
-    "executor",
-    "get_rule",
-    "load",
-    "param_groups",
-    "rule_names",
-    "save",
-    "unwrap",
-    "wrap",
-]
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bll._public import *  # noqa: F403
+    from bll._public import __all__ as __all__
+else:
+
+    class _Package(ModuleType):
+        """The package as a module that loads its public names, and torch with them, on demand.
+
+        So `bll --help` answers without torch.
+        """
+
+        def __getattr__(self, name: str) -> object:
+            if name.startswith("__") and name not in ("__all__", "__version__"):
+                raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+            public = importlib.import_module("bll._public")
+            if name != "__all__" and name not in public.__all__:
+                raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+            value = getattr(public, name)
+            setattr(self, name, value)
+            return value
+
+        def __setattr__(self, name: str, value: object) -> None:
+            # The import system would put these submodules over the functions of their names.
+            if not (name in ("executor", "wrap") and isinstance(value, ModuleType)):
+                super().__setattr__(name, value)
+
+        def __dir__(self) -> list[str]:
+            return sorted({*super().__dir__(), *self.__all__})
+
+    sys.modules[__name__].__class__ = _Package

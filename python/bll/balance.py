@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def balanced_ends(costs: Sequence[int], parts: int) -> list[int]:
+def balanced_ends(costs: Sequence[float], parts: int) -> list[int]:
     """Cut ``costs`` into ``parts`` runs so that the dearest run is as cheap as possible.
 
     Args:
@@ -21,9 +21,9 @@ def balanced_ends(costs: Sequence[int], parts: int) -> list[int]:
     """
     if not 1 <= parts <= len(costs):
         raise ValueError(f"parts: expected 1 to {len(costs)}, got {parts}")
-    best: dict[tuple[int, int], tuple[int, list[int]]] = {}
+    best: dict[tuple[int, int], tuple[float, list[int]]] = {}
 
-    def solve(start: int, remaining: int) -> tuple[int, list[int]]:
+    def solve(start: int, remaining: int) -> tuple[float, list[int]]:
         if remaining == 1:
             return sum(costs[start:]), []
         key = (start, remaining)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +21,24 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    """Print the version without importing the kernels, and torch with them."""
+    if not wanted:
+        return
+    spec = importlib.util.find_spec("bll_kernels")
+    assert spec is not None and spec.submodule_search_locations
+    version = runpy.run_path(str(Path(spec.submodule_search_locations[0]) / "_version.py"))
+    print(f"bll {version['__version__']}")
+    raise typer.Exit
+
+
 @app.callback()
-def _group() -> None:
+def _group(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
     """Keep ``bll`` a group of commands however many there are."""
 
 
@@ -35,31 +53,31 @@ def train(
         typer.Option(help="Directory of the data files; may be repeated, searched in order."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="mlp, resnet10, resnet18 or resnet50. Default: mlp.")
+        str | None, typer.Option(help="mlp, resnet10, resnet18, resnet50 or vgg8b. Default: mlp.")
     ] = None,
     blocks: Annotated[int | None, typer.Option(help="Number of blocks. Default: 4.")] = None,
     rule: Annotated[
-        str | None, typer.Option(help="bll, bll-kl, bp or bp-deepsup. Default: bll.")
+        str | None, typer.Option(help="Learning rule; docs/rules.md lists them. Default: bll.")
     ] = None,
     family: Annotated[
         str | None, typer.Option(help="Family of the messages. Default: the rule's own.")
     ] = None,
     width: Annotated[
         int | None,
-        typer.Option(help="Hidden units (mlp), or channels of the first stage. Default: model's."),
+        typer.Option(help="Hidden units (mlp), or first channels (others). Default: the model's."),
     ] = None,
     executor: Annotated[
-        str | None, typer.Option(help="sequential, or pipelined (CPU). Default: sequential.")
+        str | None, typer.Option(help="sequential, pipelined or auto. Default: sequential.")
     ] = None,
     depth: Annotated[
         int | None, typer.Option(help="Blocks in flight of pipelined. Default: all.")
     ] = None,
     micro_batches: Annotated[
-        int | None, typer.Option(help="Equal parts pipelined cuts a batch into. Default: 1.")
+        int | None, typer.Option(help="Equal parts the executor cuts a batch into. Default: 1.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 5.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images per step. Default: 200 (mlp), 100 (resnets).")
+        int | None, typer.Option(help="Images per step. Default: 200 (mlp), 100 (others).")
     ] = None,
     lr: Annotated[
         float | None, typer.Option(help="Peak rate of the one-cycle schedule. Default: 0.002.")
@@ -105,6 +123,45 @@ def train(
     }
     given = {name: value for name, value in options.items() if value is not None}
     run(given, out, resume=resume, overwrite=overwrite, quiet=quiet)
+
+
+@app.command()
+def trace(
+    out: Annotated[Path, typer.Option(help="Directory for trace.json and trace.png.")],
+    model: Annotated[str, typer.Option(help="mlp, resnet10, resnet18 or resnet50.")] = "mlp",
+    blocks: Annotated[int, typer.Option(help="Number of blocks.")] = 4,
+    width: Annotated[
+        int | None, typer.Option(help="Width of the network. Default: model's.")
+    ] = None,
+    rule: Annotated[str, typer.Option(help="bll or bll-kl.")] = "bll",
+    depth: Annotated[
+        int | None, typer.Option(help="Blocks in flight of the pipelined run. Default: all.")
+    ] = None,
+    micro_batches: Annotated[int, typer.Option(help="Equal parts of a batch.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 256,
+    batches: Annotated[int, typer.Option(help="Batches to record.")] = 4,
+    threads: Annotated[int, typer.Option(help="CPU threads of one operation.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and the images.")] = 0,
+) -> None:
+    """Record backpropagation, sequential and pipelined local steps on random images (CPU)."""
+    from bll.commands.trace import TraceOptions
+    from bll.commands.trace import trace as run
+
+    run(
+        out,
+        TraceOptions(
+            model=model,
+            blocks=blocks,
+            width=width,
+            rule=rule,
+            depth=depth,
+            micro_batches=micro_batches,
+            batch_size=batch_size,
+            batches=batches,
+            threads=threads,
+            seed=seed,
+        ),
+    )
 
 
 @app.command()

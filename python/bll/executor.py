@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from bll.chain import chain
 from bll.handle import LocalLearning
 from bll.hooks import check_labels, wrapped_handle
 from bll_kernels.optim import BlockAdam
@@ -27,6 +28,15 @@ class WrappedBlock:
         self.children = children
         self.name = handle.blocks[index].name
         self.reads = frozenset({"label", "output"}) if self._last else handle.rule.reads
+        self._modules = [module for child in children for module in child.modules()]
+        own = [p for child in children for p in child.parameters() if p.requires_grad]
+        self._message = self._trained_by_loss()
+        self._parameters = [*own, *self._message]
+        self._owners = [
+            (module._buffers, name) for module in self._modules for name in module._buffers
+        ]
+        # A block before this one whose output this one writes to hands on a copy.
+        self._copies = index > 0 and handle.blocks[index - 1].hands_on_copy
 
     @property
     def _last(self) -> bool:
@@ -39,19 +49,33 @@ class WrappedBlock:
         return [p for p in messages[self.index].parameters() if p.requires_grad]
 
     def parameters(self) -> Sequence[Tensor]:
-        """The children's parameters, then the message's."""
-        own = [p for child in self.children for p in child.parameters() if p.requires_grad]
-        return [*own, *self._trained_by_loss()]
+        """The children's parameters, then the message's, that are trained."""
+        return self._parameters
+
+    def buffers(self) -> Sequence[Tensor]:
+        """The children's buffers."""
+        held = [owner[name] for owner, name in self._owners]
+        return [buffer for buffer in held if buffer is not None]
+
+    def trace_key(self) -> Hashable:
+        """Training modes, and where parameters and buffers lie."""
+        return (
+            tuple([module.training for module in self._modules]),
+            tuple([p.data_ptr() if p.requires_grad else 0 for p in self._parameters]),
+            tuple([buffer.data_ptr() for buffer in self.buffers()]),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the children in order."""
+        if self._copies:
+            x = x.clone()
         for child in self.children:
             x = child(x)
         return x
 
     def loss_and_grad(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rule's loss, or the last block's cross-entropy, and its gradient."""
-        own = self._trained_by_loss()
+        own = self._message
         with torch.enable_grad():
             leaf = output.detach().requires_grad_()
             loss = self.handle.block_loss(self.index, leaf, check_labels(labels))
@@ -59,28 +83,6 @@ class WrappedBlock:
         for parameter, extra in zip(own, others, strict=True):
             parameter.grad = extra if parameter.grad is None else parameter.grad + extra
         return loss.detach(), gradient
-
-
-def _in_order(
-    container: nn.Sequential, prefix: str, cuts: Sequence[str]
-) -> list[tuple[str, nn.Module]]:
-    """Return the modules that run one after the other, none of which a cut is inside of."""
-    found: list[tuple[str, nn.Module]] = []
-    for key, child in container.named_children():
-        name = prefix + key
-        inside = [cut for cut in cuts if cut.startswith(name + ".")]
-        if name == "bll":
-            continue
-        if not inside:
-            found.append((name, child))
-        elif type(child).forward is nn.Sequential.forward and not child._forward_hooks:
-            found += _in_order(child, name + ".", cuts)  # type: ignore[arg-type]
-        else:
-            raise TypeError(
-                f"model: expected cuts between modules of an nn.Sequential without hooks, got "
-                f"{inside[0]!r} inside a {type(child).__name__}"
-            )
-    return found
 
 
 def executor(
@@ -93,6 +95,7 @@ def executor(
     slots: int = 2,
     threads: int = 1,
     seed: int = 0,
+    local_step: str = "auto",
 ) -> Executor:
     """Return an executor that trains a wrapped `nn.Sequential` block by block.
 
@@ -110,6 +113,8 @@ def executor(
         slots: Buffers between two blocks.
         threads: Intra-op threads of a block.
         seed: Of the random numbers drawn in forward passes.
+        local_step: "auto", without autograd where a block's step can be traced; "autograd"; or
+            "traced", which raises where it cannot. See `Executor`.
 
     Raises:
         ValueError: The model is not wrapped or not ready, its rule needs gradients of later
@@ -123,13 +128,8 @@ def executor(
         raise ValueError(
             "model: its blocks are not known yet; give bll.wrap an example, or run one forward pass"
         )
-    if not isinstance(model, nn.Sequential):
-        raise TypeError(
-            f"model: expected an nn.Sequential, whose blocks can run apart; "
-            f"got {type(model).__name__}"
-        )
     cuts = [block.cut for block in handle.blocks if block.cut is not None]
-    children = _in_order(model, "", cuts)
+    children = chain(model, cuts)
     names = [name for name, _ in children]
     ends = [names.index(cut) + 1 for cut in cuts] + [len(children)]
     starts = [0, *ends[:-1]]
@@ -146,4 +146,5 @@ def executor(
         slots=slots,
         threads=threads,
         seed=seed,
+        local_step=local_step,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,15 +24,18 @@ class FeatureSpec:
 
     Attributes:
         shape: Shape of the feature without its batch dimension.
-        pool: Grid pooling of a [C, H, W] map, as (kind, grid); None for vectors and tokens.
+        pool: Grid pooling of a [C, H, W] map, as (kind, grid); None for vectors and tokens, and
+            for maps that are read whole.
         width: Number of latents D.
         dtype: Data type of the message: float64 for a float64 feature, else float32.
+        channels_last: Whether a map is [H, W, C] rather than [C, H, W].
     """
 
     shape: tuple[int, ...]
     pool: Pool | None
     width: int
     dtype: torch.dtype
+    channels_last: bool = False
 
 
 def select_feature(output: Any) -> Tensor:
@@ -85,10 +89,11 @@ def feature_spec(feature: Tensor, pool: Pool, max_width: int) -> FeatureSpec:
     """Decide how features shaped like this one are read.
 
     A map smaller than the grid uses its own size; a grid that would give more than `max_width`
-    latents is made coarser. [B, T, D] tokens are averaged over T.
+    latents is made coarser. A square map whose channels stand last is known by its equal first two
+    sizes; where all three are equal, or no two are, channels are taken to stand first.
 
     Args:
-        feature: [B, D], [B, T, D] or [B, C, H, W]; a meta tensor will do.
+        feature: [B, D], [B, T, D], [B, C, H, W] or [B, H, W, C]; a meta tensor will do.
         pool: Wanted pooling of maps, (kind, grid).
         max_width: Upper limit on C * grid * grid (grid 1 is always allowed).
 
@@ -102,17 +107,38 @@ def feature_spec(feature: Tensor, pool: Pool, max_width: int) -> FeatureSpec:
             f"dimension, got {list(feature.shape)}"
         )
     dtype = torch.float64 if feature.dtype == torch.float64 else torch.float32
-    if feature.dim() < 4:
-        return FeatureSpec(shape, None, shape[-1], dtype)
-    channels, height, width = shape
+    channels_last = feature.dim() == 4 and shape[0] == shape[1] != shape[2]
+    return repooled(FeatureSpec(shape, None, shape[-1], dtype, channels_last), pool, max_width)
+
+
+def flat_spec(feature: Tensor) -> FeatureSpec:
+    """Decide how features are read by a rule that takes them whole: maps unpooled, flattened.
+
+    Args:
+        feature: As in `feature_spec`.
+
+    Raises:
+        ValueError: As in `feature_spec`.
+    """
+    spec = feature_spec(feature, ("mean", 1), 1)
+    width = math.prod(spec.shape) if feature.dim() == 4 else spec.width
+    return replace(spec, pool=None, width=width)
+
+
+def repooled(spec: FeatureSpec, pool: Pool, max_width: int) -> FeatureSpec:
+    """Return how the same features are read with another pooling; only maps are pooled."""
+    if len(spec.shape) < 3:
+        return spec
+    shape = spec.shape
+    height, width, channels = shape if spec.channels_last else (*shape[1:], shape[0])
     grid = min(pool[1], height, width)
     while grid > 1 and channels * grid * grid > max_width:
         grid -= 1
-    return FeatureSpec(shape, (pool[0], grid), channels * grid * grid, dtype)
+    return replace(spec, pool=(pool[0], grid), width=channels * grid * grid)
 
 
 def latents(output: Any, spec: FeatureSpec) -> Tensor:
-    """Return the feature a rule reads: [B, D], or the [B, C, H, W] map that `spec.pool` pools.
+    """Return a block's feature: [B, D], [B, T, D], or the [B, C, H, W] map `spec.pool` pools.
 
     Raises:
         ValueError: The output no longer has the kind of shape `spec` was made from.
@@ -123,4 +149,4 @@ def latents(output: Any, spec: FeatureSpec) -> Tensor:
             f"expected a feature of shape [B, {', '.join(map(str, spec.shape))}] as in the "
             f"example, got {list(feature.shape)}"
         )
-    return feature.mean(dim=1) if feature.dim() == 3 else feature
+    return feature.permute(0, 3, 1, 2) if spec.channels_last else feature

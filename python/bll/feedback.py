@@ -8,11 +8,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter, is_lazy
+from torch.nn.parameter import UninitializedParameter
+
+from bll.features import FeatureSpec
 
 
 class Message(nn.Module, ABC):
-    """What one block is told about the class, made before the block's shapes are known."""
+    """What one block is told about the class, and what it learns for it, made without shapes."""
 
     @property
     @abstractmethod
@@ -20,19 +22,12 @@ class Message(nn.Module, ABC):
         """Whether the tensors have their shapes."""
 
     @abstractmethod
-    def materialize(
-        self,
-        width: int,
-        *,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def materialize(self, feature: FeatureSpec, *, device: torch.device | None = None) -> None:
         """Give the tensors their shapes and values; parameters stay the same objects.
 
         Args:
-            width: Number of latents D.
+            feature: How the block's feature is read: shape, pooling, width and dtype.
             device: Where to put them; None: where they are.
-            dtype: Their data type; None: the one they have.
         """
 
     @property
@@ -40,16 +35,117 @@ class Message(nn.Module, ABC):
     def shape(self) -> tuple[int, ...]:
         """Shape of the messages, for reports; only once `ready`."""
 
+    def follow(self, following: Message) -> None:
+        """Be told of the next block's message, before shapes are known. Most have no use for it."""
 
-class ClassTable(Message):
+
+class ShapedMessage(Message):
+    """A message of named tensors whose shapes follow from the feature's.
+
+    Until `materialize` is called they have no shape (as in torch's lazy modules): an optimiser may
+    hold the learned ones, everything else raises. Values are drawn from a generator of the
+    module's own, so that they depend on `seed` alone and not on what else drew random numbers.
+
+    Args:
+        learned: Names of the tensors that are parameters, in the order they are drawn.
+        fixed: Names of those that stay as drawn: buffers, drawn after the learned ones.
+        seed: Seed of the draw.
+        device: Device of the tensors.
+    """
+
+    def __init__(
+        self,
+        learned: tuple[str, ...],
+        fixed: tuple[str, ...] = (),
+        *,
+        seed: int,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.seed = seed
+        self._names = (*learned, *fixed)
+        self._has_shapes = False
+        for name in learned:
+            self.register_parameter(name, _shapeless(device))
+        for name in fixed:
+            self.register_buffer(name, torch.empty(0, device=device))
+
+    @abstractmethod
+    def shapes(self, feature: FeatureSpec) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every tensor for a feature of this kind."""
+
+    @abstractmethod
+    def draw(self, name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Return fresh values of one tensor, on the CPU."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the tensors have their shapes."""
+        return self._has_shapes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the first tensor; () if there is none."""
+        return tuple(getattr(self, self._names[0]).shape) if self._names else ()
+
+    def materialize(self, feature: FeatureSpec, *, device: torch.device | None = None) -> None:
+        """Give the tensors their shapes and draw them anew; see `Message.materialize`."""
+        self._give_shapes(self.shapes(feature), device, feature.dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw every tensor anew from the seed; on meta do nothing."""
+        generator = torch.Generator().manual_seed(self.seed)
+        with torch.no_grad():
+            for name in self._names:
+                tensor = getattr(self, name)
+                if not tensor.is_meta:
+                    tensor.copy_(self.draw(name, tuple(tensor.shape), generator))
+
+    def _give_shapes(
+        self,
+        shapes: dict[str, tuple[int, ...]],
+        device: torch.device | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        # A first forward under inference_mode must not make parameters that cannot be trained.
+        with torch.inference_mode(False), torch.no_grad():
+            for name, shape in shapes.items():
+                tensor = getattr(self, name)
+                if isinstance(tensor, UninitializedParameter):
+                    tensor.materialize(shape, device=device, dtype=dtype)
+                else:
+                    setattr(self, name, tensor.new_empty(shape, device=device, dtype=dtype))
+            self._has_shapes = True
+            self.reset_parameters()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        stored = {name: state_dict.get(prefix + name) for name in self._names}
+        complete = stored and all(isinstance(tensor, Tensor) for tensor in stored.values())
+        if complete and not self.ready:
+            tensors = cast(dict[str, Tensor], stored)
+            first = next(iter(tensors.values()))
+            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            self._give_shapes(shapes, None, first.dtype)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """One line for `print(model)`."""
+        shapes = [
+            f"{name}={list(getattr(self, name).shape) if self.ready else '?'}"
+            for name in self._names
+        ]
+        return ", ".join(shapes)
+
+
+class ClassTable(ShapedMessage):
     """One message per class: a table [C, D] of natural parameters, and a class bias [C].
 
     The direct feedback of the method (docs/method.md): a linear map from the one-hot label to the
-    latents of one block, looked up rather than multiplied. Values are drawn from a generator of
-    the table's own, so that they depend on `seed` alone and not on what else drew random numbers.
-
-    Until `materialize` is called the parameters have no shape (as in torch's lazy modules): an
-    optimiser may hold them, everything else raises. A fixed table has no columns until then.
+    latents of one block, looked up rather than multiplied. Read the other way, from latents to
+    classes, it is the weight of a local linear read-out. See `ShapedMessage` for its life before
+    shapes are known.
 
     Args:
         num_classes: Number of classes C.
@@ -73,72 +169,79 @@ class ClassTable(Message):
         seed: int,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__()
+        parameters = ("table",) * learned + ("bias",) * bias
+        super().__init__(parameters, () if learned else ("table",), seed=seed, device=device)
         self.num_classes = num_classes
         self.learned = learned
         self.std = std
-        self.seed = seed
-        if learned:
-            self.table = _shapeless(device)
-        else:
-            self.register_buffer("table", torch.empty(num_classes, 0, device=device))
-        self.register_parameter("bias", _shapeless(device) if bias else None)
-
-    @property
-    def ready(self) -> bool:
-        """Whether the tensors have their shapes."""
-        return not is_lazy(self.table) and self.table.shape[1] > 0
+        if not bias:
+            self.register_parameter("bias", None)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, D)."""
         return tuple(self.table.shape)
 
-    def materialize(
-        self,
-        width: int,
-        *,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        """Give the tensors their shapes and draw them anew; see `Message.materialize`."""
-        # A first forward under inference_mode must not make parameters that cannot be trained.
-        with torch.inference_mode(False), torch.no_grad():
-            if isinstance(self.table, UninitializedParameter):
-                self.table.materialize((self.num_classes, width), device=device, dtype=dtype)
-            else:
-                self.table = self.table.new_empty(
-                    self.num_classes, width, device=device, dtype=dtype
-                )
-            if isinstance(self.bias, UninitializedParameter):
-                self.bias.materialize((self.num_classes,), device=device, dtype=dtype)
-            self.reset_parameters()
+    def rows(self) -> Tensor:
+        """Return the message of every class, [C, D]."""
+        return self.table
 
-    def reset_parameters(self) -> None:
-        """Draw the table anew from its seed and set the bias to zero; on meta do nothing."""
-        if self.table.is_meta:
-            return
-        width = self.table.shape[1]
-        std = 1 / math.sqrt(width) if self.std is None else self.std
-        generator = torch.Generator().manual_seed(self.seed)
-        with torch.no_grad():
-            self.table.copy_(torch.randn(self.table.shape, generator=generator) * std)
-            if self.bias is not None:
-                self.bias.zero_()
+    def shapes(self, feature: FeatureSpec) -> dict[str, tuple[int, ...]]:
+        """Return [C, D] for the table and [C] for the bias."""
+        shapes: dict[str, tuple[int, ...]] = {"table": (self.num_classes, feature.width)}
+        if self.bias is not None:
+            shapes["bias"] = (self.num_classes,)
+        return shapes
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        stored = state_dict.get(prefix + "table")
-        if not self.ready and isinstance(stored, Tensor) and stored.dim() == 2:
-            self.materialize(stored.shape[1], dtype=stored.dtype)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    def draw(self, name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Return a normal draw for the table, zeros for the bias."""
+        if name == "bias":
+            return torch.zeros(shape)
+        std = 1 / math.sqrt(shape[1]) if self.std is None else self.std
+        return torch.randn(shape, generator=generator) * std
 
     def extra_repr(self) -> str:
         """One line for `print(model)`."""
         width = self.table.shape[1] if self.ready else "?"
         kind = "learned" if self.learned else "fixed"
         return f"classes={self.num_classes}, width={width}, {kind}"
+
+
+class MessageParts(Message):
+    """Several messages of one block under one name, such as a read-out and a projection.
+
+    Args:
+        **parts: The messages by name; they become submodules of these names.
+    """
+
+    def __init__(self, **parts: Message) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def parts(self) -> dict[str, Message]:
+        """Return the messages by name."""
+        return {name: cast(Message, part) for name, part in self.named_children()}
+
+    @property
+    def ready(self) -> bool:
+        """Whether the tensors of all parts have their shapes."""
+        return all(part.ready for part in self.parts().values())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the first part."""
+        return next(iter(self.parts().values())).shape
+
+    def feature_of(self, name: str, feature: FeatureSpec) -> FeatureSpec:
+        """Return how the named part reads the feature; here as the rule says."""
+        return feature
+
+    def materialize(self, feature: FeatureSpec, *, device: torch.device | None = None) -> None:
+        """Give the tensors of every part their shapes; see `Message.materialize`."""
+        for name, part in self.parts().items():
+            if not part.ready:
+                part.materialize(self.feature_of(name, feature), device=device)
 
 
 def _shapeless(device: torch.device | str | None) -> nn.Parameter:

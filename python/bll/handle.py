@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
-from bll.blocks import Block
+from bll.backward_path import BackwardPath
+from bll.blocks import Block, shallow_blocks
+from bll.chain import why_not_apart
+from bll.cutting import EarlierTensorsCut
 from bll.features import latents, select_logits
 from bll.feedback import Message
 from bll.hooks import keep_cuts_last, remove_hooks
 from bll.locality import LocalityError, survey_blocks
 from bll.output import LocalOutput
 from bll.rules.base import Rule
+from bll.table import block_records, block_text
+from bll.tokens import TokenOptions
+from bll_kernels.functional.weights import row_weights
+
+
+class ShallowBlockWarning(UserWarning):
+    """A block is too shallow to learn a good feature, such as a stem cut off from its stage."""
 
 
 class _Step:
     """Labels and losses of the forward pass in progress."""
 
-    def __init__(self, labels: Tensor) -> None:
+    def __init__(self, labels: Tensor, items: Tensor | int | None, cut_tensors: bool) -> None:
         self.labels = labels
+        self.items = items
         self.losses: dict[str, Tensor] = {}
+        # Outputs of blocks whose loss waits for the model's error.
+        self.waiting: dict[str, Any] = {}
+        self.earlier = EarlierTensorsCut() if cut_tensors else None
 
 
 class LocalLearning(nn.Module):
@@ -38,9 +53,13 @@ class LocalLearning(nn.Module):
         rule: The learning rule.
         num_classes: Number of classes.
         label_smoothing: Of the last block's cross-entropy.
+        tokens: How [B, T, D] features meet labels.
+        cut_tensors: Whether what goes round a border is detached too.
         blocks: The blocks in execution order; complete once `ready`.
         messages: One message module per block before the last, if the rule has any.
+        backward_path: Weights of the backward pass, if the rule has its own.
         ready: Whether shapes are known and locality is checked.
+        why_in_place: Why the executor may not run the blocks apart; None: it may.
     """
 
     def __init__(
@@ -50,6 +69,8 @@ class LocalLearning(nn.Module):
         *,
         num_classes: int,
         label_smoothing: float,
+        tokens: TokenOptions,
+        cut_tensors: bool,
         seed: int,
         device: torch.device | None,
     ) -> None:
@@ -57,16 +78,23 @@ class LocalLearning(nn.Module):
         self.rule = rule
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
+        self.tokens = tokens
+        self.cut_tensors = cut_tensors and rule.cuts
         self.blocks = blocks
         self.ready = False
+        self.why_in_place: str | None = None
         self.root_hooks: list[RemovableHandle] = []
         self.cut_hooks: list[RemovableHandle] = []
+        self.path_hooks: list[RemovableHandle] = []
+        self.backward_path: BackwardPath | None = None
         self.messages = nn.ModuleList()
         if rule.local:
             for index in range(len(blocks) - 1):
                 message = rule.make_message(num_classes, seed * 1_000_003 + index, device)
                 if message is not None:
                     self.messages.append(message)
+        for message, following in pairwise(self._own_messages()):
+            message.follow(following)
         self._step: _Step | None = None
         self._last: dict[str, Tensor] = {}
 
@@ -86,14 +114,24 @@ class LocalLearning(nn.Module):
                 continue
             owned = block.parameters[-1:]
             device = parameters[owned[0]].device if owned else None
-            message.materialize(block.feature.width, device=device, dtype=block.feature.dtype)
+            message.materialize(block.feature, device=device)
         self.blocks = blocks
+        self.why_in_place = why_not_apart(model, [b.cut for b in blocks if b.cut], self.rule)
         self.ready = True
+        if self.rule.cuts:
+            _warn_of_shallow(blocks)
 
     def _messages(self) -> list[Message | None]:
         """Return the message of each block; the last has none."""
-        found = [cast(Message, message) for message in self.messages]
+        found = self._own_messages()
         return [*found, *[None] * (len(self.blocks) - len(found))]
+
+    def _own_messages(self) -> list[Message]:
+        return [cast(Message, message) for message in self.messages]
+
+    def in_step(self) -> bool:
+        """Whether a forward pass with labels is in progress."""
+        return self._step is not None
 
     def begin(
         self,
@@ -101,23 +139,43 @@ class LocalLearning(nn.Module):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         labels: Tensor | None,
+        items: Tensor | int | None = None,
     ) -> None:
-        """Open a step; without labels the forward pass is the plain one."""
+        """Open a step; without labels the forward pass is the plain one.
+
+        Args:
+            model: The model.
+            args: Its positional inputs.
+            kwargs: Its keyword inputs.
+            labels: [batch] or [batch, T], int64.
+            items: Number of labels to average over, if not those of this batch.
+        """
         self._step = None
         if labels is None:
             return
         if not self.ready:
             self._survey(model, args, kwargs)
         keep_cuts_last(self.cut_hooks)
-        self._step = _Step(labels)
+        self._step = _Step(self.tokens.aligned(labels), items, self.cut_tensors)
+        if self._step.earlier is not None:
+            self._step.earlier.__enter__()
+
+    def leave(self) -> None:
+        """End the part of the step in which operations are watched, however it went."""
+        if self._step is not None and self._step.earlier is not None:
+            self._step.earlier.__exit__(None, None, None)
+            self._step.earlier = None
 
     def _survey(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         cuts = [block.cut for block in self.blocks if block.cut is not None]
         try:
-            self.complete(survey_blocks(model, cuts, self.rule, args, kwargs), model)
+            blocks = survey_blocks(
+                model, cuts, self.rule, args, kwargs, cut_tensors=self.cut_tensors
+            )
         except LocalityError:
             remove_hooks(model)
             raise
+        self.complete(blocks, model)
 
     def end_block(self, index: int, output: Any) -> Any:
         """Take the loss of one block and return what the next one gets; None: the output itself."""
@@ -125,13 +183,17 @@ class LocalLearning(nn.Module):
         if step is None:
             return None
         block = self.blocks[index]
-        if len(step.losses) != (index if self.rule.local else 0):
+        ended = [*step.losses, *step.waiting]
+        if len(ended) != (index if self.rule.local else 0):
             raise RuntimeError(
-                f"block {block.name!r} ended out of order: blocks with a loss so far are "
-                f"{list(step.losses)}"
+                f"block {block.name!r} ended out of order: blocks with a loss so far are {ended}"
             )
-        if self.rule.local:
+        if "error" in self.rule.reads:
+            step.waiting[block.name] = output
+        elif self.rule.local:
             step.losses[block.name] = self._local_loss(index, output, step.labels)
+        if step.earlier is not None:
+            step.earlier.begin_block()
         if self.rule.cuts:
             hand_on = _detached_copy if block.hands_on_copy else Tensor.detach
             return tree_map_only(Tensor, hand_on, output)
@@ -145,8 +207,9 @@ class LocalLearning(nn.Module):
         Args:
             index: The block.
             output: What its module returned.
-            labels: [batch], int64.
+            labels: [batch] or [batch, T], int64.
         """
+        labels = self.tokens.aligned(labels)
         if index == len(self.blocks) - 1:
             return self._cross_entropy(select_logits(output), labels)
         return self._local_loss(index, output, labels)
@@ -158,7 +221,31 @@ class LocalLearning(nn.Module):
         feature = latents(output, block.feature)
         message = self._messages()[index]
         labels = labels.to(feature.device, non_blocking=True)
-        return self.rule.loss(feature, labels, message, block.feature.pool)
+        feature, labels, weight = self.tokens.rows(feature, labels)
+        if weight is None:
+            return self.rule.loss(feature, labels, message, block.feature.pool)
+        with row_weights(weight) as weights:
+            loss = self.rule.loss(feature, labels, message, block.feature.pool)
+        if not weights.used:
+            raise ValueError(
+                f"ignore_index: rule {self.rule.name!r} cannot leave positions out; wrap with "
+                "ignore_index=None"
+            )
+        return loss
+
+    def _error_losses(self, step: _Step, logits: Tensor) -> None:
+        """Take the losses that waited for the gradient of the model's loss to its logits."""
+        leaf = logits.detach().requires_grad_()
+        with torch.enable_grad():
+            (error,) = torch.autograd.grad(self._cross_entropy(leaf, step.labels), leaf)
+        for index, (name, output) in enumerate(step.waiting.items()):
+            spec = self.blocks[index].feature
+            if spec is None:
+                raise RuntimeError(f"block {name!r} has no feature to take a local loss on")
+            feature = latents(output, spec)
+            message = self._messages()[index]
+            there = error.to(feature.device, non_blocking=True)
+            step.losses[name] = self.rule.error_loss(feature, there, message, spec.pool)
 
     def end_step(self, output: Any) -> LocalOutput | None:
         """Close the step: the last block's cross-entropy, the sum, the output object."""
@@ -166,26 +253,28 @@ class LocalLearning(nn.Module):
         if step is None:
             return None
         expected = len(self.blocks) - 1 if self.rule.local else 0
-        if len(step.losses) != expected:
-            missing = [block.name for block in self.blocks[:-1] if block.name not in step.losses]
+        ended = [*step.losses, *step.waiting]
+        if len(ended) != expected:
+            missing = [block.name for block in self.blocks[:-1] if block.name not in ended]
             raise RuntimeError(f"the forward pass did not end block {missing[0]!r}")
         logits = select_logits(output)
+        if step.waiting:
+            self._error_losses(step, logits)
         step.losses[self.blocks[-1].name] = self._cross_entropy(logits, step.labels)
+        if step.items is not None:
+            share = self.tokens.counted(step.labels) / step.items
+            step.losses = {name: loss * share for name, loss in step.losses.items()}
         self._last = {name: loss.detach() for name, loss in step.losses.items()}
         return LocalOutput(_total(step.losses), logits, step.losses)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if logits.shape != (len(labels), self.num_classes):
+        if logits.shape != (*labels.shape, self.num_classes):
             raise ValueError(
-                f"labels: expected logits of shape [batch, num_classes] = "
-                f"[{len(labels)}, {self.num_classes}], got {list(logits.shape)}"
+                f"labels: expected logits of shape [*labels.shape, num_classes] = "
+                f"{[*labels.shape, self.num_classes]}, got {list(logits.shape)}; several labels "
+                "per sample are not supported"
             )
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        return functional.cross_entropy(
-            wide,
-            labels.to(logits.device, non_blocking=True),
-            label_smoothing=self.label_smoothing,
-        )
+        return self.tokens.cross_entropy(logits, labels, self.label_smoothing)
 
     def metrics(self) -> dict[str, float]:
         """Return the losses of the last step with labels: `loss` and `block/<name>/loss`.
@@ -200,40 +289,27 @@ class LocalLearning(nn.Module):
         return {**self.rule.describe(), "blocks": [block.name for block in self.blocks]}
 
     def table(self) -> list[dict[str, Any]]:
-        """Return one plain record per block: what `summary` prints."""
-        rows = []
-        for block, message in zip(self.blocks, self._messages(), strict=True):
-            message_shape = list(message.shape) if message is not None and message.ready else []
-            rows.append(
-                {
-                    "block": block.name,
-                    "parameters": len(block.parameters),
-                    "output_shape": list(block.output_shape),
-                    "activation_bytes": block.activation_bytes,
-                    "pool": list(block.feature.pool or ()) if block.feature else [],
-                    "message_shape": message_shape,
-                    "hands_on": "copy" if block.hands_on_copy else "output",
-                    "loss": self.rule.name
-                    if block.cut and self.rule.local
-                    else ("none" if block.cut else "cross-entropy"),
-                }
-            )
-        return rows
+        """Return one plain record per block: what `summary` prints, and a little more."""
+        return block_records(self.blocks, self._messages(), self.rule, self.why_in_place)
 
     def summary(self) -> str:
         """Return the table of blocks as text; shapes are those of the example or first batch."""
-        rows = self.table()
-        columns = list(rows[0])
-        cells = [columns] + [[str(row[column]) for column in columns] for row in rows]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in cells
-        )
+        return block_text(self.table())
 
     def extra_repr(self) -> str:
         """One line for `print(model)`."""
         return f"rule={self.rule.name}, blocks={[block.name for block in self.blocks]}"
+
+
+def _warn_of_shallow(blocks: tuple[Block, ...]) -> None:
+    for block in shallow_blocks(blocks):
+        warnings.warn(
+            f"block {block.name!r} holds {block.layers} weighted layer(s), the {len(blocks) - 1} "
+            f"others {sum(b.layers for b in blocks) - block.layers}: so shallow a block learns a "
+            "poor feature and costs accuracy; name a later module as its end",
+            ShallowBlockWarning,
+            stacklevel=2,
+        )
 
 
 def _detached_copy(tensor: Tensor) -> Tensor:
@@ -246,8 +322,3 @@ def _total(losses: dict[str, Tensor]) -> Tensor:
     for value in values[:-1]:
         total = total + value.to(total.device)
     return total
-
-
-def pending_blocks(cuts: tuple[str, ...], last: str) -> tuple[Block, ...]:
-    """Return blocks by name only, for a model whose shapes are not known yet."""
-    return tuple(Block(name, cut) for name, cut in zip((*cuts, last), (*cuts, None), strict=True))

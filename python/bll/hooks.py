@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from bll.handle import LocalLearning
 
 LABEL_NAMES = ("y", "labels", "target")
+# Hugging Face's Trainer tells by it over how many labels of several batches a loss is averaged.
+_COUNT_NAME = "num_items_in_batch"
 _INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -49,7 +51,8 @@ class LabelsHook:
         labels = check_labels(next(iter(given.values()))) if given else None
         if labels is None and module.training:
             self._refuse(len(args))
-        self.handle.begin(module, args, kwargs, labels)
+        items = kwargs.pop(_COUNT_NAME, None) if labels is not None else None
+        self.handle.begin(module, args, kwargs, labels, items)
         return args, kwargs
 
     def _refuse(self, positional: int) -> None:
@@ -88,37 +91,52 @@ class OutputHook:
         return self.handle.end_step(output)
 
 
+class LeaveHook:
+    """Root hook that runs even if the forward pass raised: leaves what the step had entered."""
+
+    def __init__(self, handle: LocalLearning) -> None:
+        self.handle = handle
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Leave; the output stays as it is."""
+        self.handle.leave()
+
+
 def check_labels(labels: Any) -> Tensor:
-    """Return integer class labels of shape [batch] as int64.
+    """Return integer class labels of shape [batch] or [batch, T] as int64.
 
     Raises:
         TypeError: Not a tensor.
-        ValueError: Not integers, or not one label per sample.
+        ValueError: Not integers, or neither one label per sample nor one per token.
     """
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels: expected a tensor, got {type(labels).__name__}")
     if labels.dtype not in _INTEGER:
         raise ValueError(
             f"labels: expected integer class labels, got dtype {labels.dtype}; "
-            "regression and soft targets are not supported"
+            "regression, soft and multi-label targets are not supported"
         )
-    if labels.dim() != 1:
+    if labels.dim() not in (1, 2):
         raise ValueError(
-            f"labels: expected one class per sample, shape [batch], got shape {list(labels.shape)}"
+            "labels: expected one class per sample, shape [batch], or one per token, shape "
+            f"[batch, T]; got shape {list(labels.shape)}"
         )
     return labels.long()
 
 
 def install_hooks(model: nn.Module, handle: LocalLearning, cuts: tuple[str, ...]) -> None:
     """Put the state into the model as `model.bll` and hook the root and the named modules."""
-    handle.root_hooks = [
-        model.register_forward_pre_hook(LabelsHook(handle, model), with_kwargs=True),
-        model.register_forward_hook(OutputHook(handle)),
-    ]
+    root = [model.register_forward_pre_hook(LabelsHook(handle, model), with_kwargs=True)]
+    if handle.cut_tensors:
+        root.append(model.register_forward_hook(LeaveHook(handle), always_call=True))
+    root.append(model.register_forward_hook(OutputHook(handle)))
+    handle.root_hooks = root
     handle.cut_hooks = [
         model.get_submodule(name).register_forward_hook(CutHook(handle, index))
         for index, name in enumerate(cuts)
     ]
+    if handle.backward_path is not None:
+        handle.path_hooks = handle.backward_path.install(model, handle.in_step)
     model.add_module("bll", handle)
 
 
@@ -138,9 +156,9 @@ def remove_hooks(model: nn.Module) -> None:
     handle = wrapped_handle(model)
     if handle is None:
         return
-    for installed in (*handle.root_hooks, *handle.cut_hooks):
+    for installed in (*handle.root_hooks, *handle.cut_hooks, *handle.path_hooks):
         installed.remove()
-    handle.root_hooks, handle.cut_hooks = [], []
+    handle.root_hooks, handle.cut_hooks, handle.path_hooks = [], [], []
     delattr(model, "bll")
 
 

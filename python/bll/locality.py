@@ -10,19 +10,28 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bll.blocks import Block, last_block_name
 from bll.features import select_feature, select_logits
+from bll.leaks import Leak, find_leak, reaches
 from bll.rules.base import Rule
-from bll.trace import Call, Trace, run_traced
+from bll.trace import Trace, run_traced
+from bll.units import has_weight
 
 _REENTRANT = "CheckpointFunctionBackward"
 
 
 class LocalityError(ValueError):
-    """The model cannot be cut as asked, for the reason given; it is as it was."""
+    """The model cannot be cut as asked, for the reason given; it is as it was.
+
+    Attributes:
+        cuts: The cuts without which reasons of this kind would be gone; none if no cut is to blame.
+    """
+
+    def __init__(self, message: str, cuts: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.cuts = tuple(cuts)
 
 
 def survey_blocks(
@@ -31,6 +40,8 @@ def survey_blocks(
     rule: Rule,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
+    *,
+    cut_tensors: bool = False,
 ) -> tuple[Block, ...]:
     """Run a copy of the model once and describe its blocks.
 
@@ -40,6 +51,7 @@ def survey_blocks(
         rule: The rule; one that does not cut may have parameters shared by blocks.
         args: Positional inputs.
         kwargs: Keyword inputs, without labels.
+        cut_tensors: Whether what goes round a border is detached too.
 
     Raises:
         LocalityError: A cut is not reached, reached more than once or out of order; a block has no
@@ -51,7 +63,8 @@ def survey_blocks(
         _check_order(cuts, trace.cuts)
         return _describe(trace, cuts, rule)
 
-    return run_traced(model, cuts, args, kwargs, detach=rule.cuts, analyse=analyse)
+    cut = rule.cuts and cut_tensors
+    return run_traced(model, cuts, args, kwargs, detach=rule.cuts, cut_tensors=cut, analyse=analyse)
 
 
 def _check_order(cuts: Sequence[str], reached: list[str]) -> None:
@@ -80,31 +93,86 @@ def _describe(trace: Trace, cuts: Sequence[str], rule: Rule) -> tuple[Block, ...
     if trace.replayed and rule.local:
         raise LocalityError(
             f"blocks: {trace.replayed[0]!r} ends a block inside a checkpointed region, whose "
-            "recomputation would take its loss again; name the last module before or after it"
+            "recomputation would take its loss again; name the last module before or after it",
+            trace.replayed[:1],
         )
-    for name, reached in zip(names, reach, strict=True):
+    for index, reached in enumerate(reach):
         if not reached:
-            raise LocalityError(f"blocks: block {name!r} is empty: its loss reaches no parameter")
-    if rule.cuts:
-        _check_leaks(trace, names, features, reach)
-    owned = _owned_parameters(trace, reach)
-    blocks = []
-    for index, name in enumerate(names):
-        last = index == len(cuts)
-        blocks.append(
-            Block(
-                name=name,
-                cut=None if last else name,
-                parameters=owned[index],
-                output_shape=tuple(features[index].shape),
-                activation_bytes=sum(
-                    call.output_bytes for call in trace.calls if call.block == index
-                ),
-                feature=None if last else _spec(rule, name, features[index]),
-                hands_on_copy=not last and trace.written_in_place(index),
+            raise LocalityError(
+                f"blocks: block {names[index]!r} is empty: its loss reaches no parameter",
+                cuts[index : index + 1] or cuts[-1:],
             )
+    if rule.cuts:
+        _check_leak(find_leak(trace, names, reach), names, reach)
+    owned = _owned_parameters(trace, reach)
+    sizes = {name: parameter.numel() for name, parameter in trace.model.named_parameters()}
+    modules = _modules_of_blocks(trace, cuts)
+    weighted = _weighted_modules(trace)
+    return tuple(
+        Block(
+            name=name,
+            cut=name if index < len(cuts) else None,
+            modules=modules[index],
+            parameters=owned[index],
+            parameter_count=sum(sizes[parameter] for parameter in owned[index]),
+            layers=weighted[index],
+            output_shape=tuple(features[index].shape),
+            activation_bytes=sum(c.output_bytes for c in trace.calls if c.block == index),
+            flops=trace.flops.by_block[index],
+            feature=_spec(rule, name, features[index]) if index < len(cuts) else None,
+            hands_on_copy=index < len(cuts) and trace.written_in_place(index),
         )
-    return tuple(blocks)
+        for index, name in enumerate(names)
+    )
+
+
+def _check_leak(leak: Leak | None, names: list[str], reach: list[set[str]]) -> None:
+    if leak is None:
+        return
+    first, second = names[leak.first], names[leak.second]
+    raise LocalityError(
+        f"blocks: the losses of blocks {first!r} and {second!r} both reach parameter "
+        f"{leak.parameter!r}: {leak.reason}",
+        [names[index] for index in sorted(_leaky_cuts(reach))],
+    )
+
+
+def _leaky_cuts(reach: list[set[str]]) -> set[int]:
+    """Indices of the cuts between blocks whose losses reach the same parameter."""
+    leaky: set[int] = set()
+    for name in set().union(*reach):
+        blocks = [index for index, reached in enumerate(reach) if name in reached]
+        leaky.update(range(blocks[0], blocks[-1]))
+    return leaky
+
+
+def _modules_of_blocks(trace: Trace, cuts: Sequence[str]) -> list[tuple[str, ...]]:
+    """Name the largest modules that ran in one block only and hold no cut inside."""
+    ran_in: dict[str, set[int]] = {}
+    for call in trace.calls:
+        ran_in.setdefault(call.name, set()).add(call.block)
+    found: list[list[str]] = [[] for _ in range(len(cuts) + 1)]
+
+    def visit(name: str, module: nn.Module) -> None:
+        start = name + "." if name else ""
+        inside = [b for leaf, b in ran_in.items() if leaf == name or leaf.startswith(start)]
+        blocks = set().union(*inside)
+        if name and len(blocks) == 1 and not any(cut.startswith(start) for cut in cuts):
+            found[blocks.pop()].append(name)
+        elif blocks:
+            for child_name, child in module.named_children():
+                visit(start + child_name, child)
+
+    visit("", trace.model)
+    return [tuple(names) for names in found]
+
+
+def _weighted_modules(trace: Trace) -> list[int]:
+    """Count the modules of each block that hold a weight of two or more dimensions."""
+    modules = dict(trace.model.named_modules())
+    ran = {(call.block, call.name) for call in trace.calls if has_weight(modules[call.name])}
+    counts = Counter(block for block, _ in ran)
+    return [counts[index] for index in range(len(trace.cuts) + 1)]
 
 
 def _check_checkpointing(names: list[str], features: list[Tensor]) -> None:
@@ -136,26 +204,19 @@ def _feature(trace: Trace, index: int, name: str) -> Tensor:
     try:
         return select(trace.block_outputs[index])
     except ValueError as error:
-        raise LocalityError(f"block {name!r}: {error}") from error
+        raise LocalityError(f"block {name!r}: {error}", trace.cuts[index : index + 1]) from error
 
 
 def _spec(rule: Rule, name: str, feature: Tensor) -> Any:
     try:
         return rule.feature_spec(feature)
     except ValueError as error:
-        raise LocalityError(f"block {name!r}: {error}") from error
-
-
-def _reaches(output: Tensor, inputs: Sequence[Tensor]) -> list[bool]:
-    if not output.requires_grad or not inputs:
-        return [False] * len(inputs)
-    gradients = torch.autograd.grad(output.sum(), inputs, retain_graph=True, allow_unused=True)
-    return [gradient is not None for gradient in gradients]
+        raise LocalityError(f"block {name!r}: {error}", [name]) from error
 
 
 def _reached_parameters(model: nn.Module, feature: Tensor) -> set[str]:
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    reached = _reaches(feature, [parameter for _, parameter in named])
+    reached = reaches(feature, [parameter for _, parameter in named])
     return {name for (name, _), hit in zip(named, reached, strict=True) if hit}
 
 
@@ -175,74 +236,3 @@ def _owned_parameters(trace: Trace, reach: list[set[str]]) -> list[tuple[str, ..
         current = reached_by[0] if reached_by else ran_in.get(module, current)
         owned[current].append(name)
     return [tuple(names) for names in owned]
-
-
-def _check_leaks(
-    trace: Trace, names: list[str], features: list[Tensor], reach: list[set[str]]
-) -> None:
-    for name, parameter in trace.model.named_parameters():
-        blocks = [index for index, reached in enumerate(reach) if name in reached]
-        if len(blocks) > 1:
-            first, second = blocks[0], blocks[1]
-            reason = (
-                _tied(trace, name, parameter)
-                or _called_twice(trace, name, names, first, second)
-                or _way_round(trace, name, parameter, names, first, second)
-            )
-            raise LocalityError(
-                f"blocks: the losses of blocks {names[first]!r} and {names[second]!r} both reach "
-                f"parameter {name!r}: {reason}"
-            )
-
-
-def _tied(trace: Trace, name: str, parameter: Tensor) -> str | None:
-    named = trace.model.named_parameters(remove_duplicate=False)
-    holders = [_module_name(other) for other, shared in named if shared is parameter]
-    if len(holders) < 2:
-        return None
-    modules = " and ".join(repr(holder) for holder in holders)
-    return f"tied weights: modules {modules} share it; untie them or keep them in one block"
-
-
-def _module_name(parameter_name: str) -> str:
-    return parameter_name.rpartition(".")[0] or "(the model itself)"
-
-
-def _called_twice(trace: Trace, name: str, names: list[str], first: int, second: int) -> str | None:
-    module = _module_name(name)
-    ran_in = {call.block for call in trace.calls if call.name == module}
-    if not {first, second} <= ran_in:
-        return None
-    return (
-        f"module {module!r} is called in both; block {names[first]!r} ends at {names[first]!r}: "
-        "cut elsewhere"
-    )
-
-
-def _way_round(
-    trace: Trace, name: str, parameter: Tensor, names: list[str], first: int, second: int
-) -> str:
-    """Name the module whose output goes round the cut and the module that takes it in."""
-    later = [call for call in trace.calls if call.block > first]
-    consumer = next((call for call in later if _takes_in(call, parameter)), None)
-    target = names[second] if consumer is None else consumer.name
-    fed = consumer.inputs if consumer else _model_outputs(trace, second)
-    source = _module_name(name)
-    for call in reversed([call for call in trace.calls if call.block == first]):
-        outputs = [tensor for tensor in call.outputs if tensor.requires_grad]
-        if any(any(_reaches(tensor, outputs)) for tensor in fed):
-            source = call.name
-            break
-    return (
-        f"the output of module {source!r} goes round the cut at {names[first]!r} into "
-        f"{target!r} (a skip connection); cut where one tensor carries everything"
-    )
-
-
-def _model_outputs(trace: Trace, block: int) -> list[Tensor]:
-    output = trace.block_outputs[block]
-    return [select_logits(output) if block == len(trace.handed_on) else select_feature(output)]
-
-
-def _takes_in(call: Call, parameter: Tensor) -> bool:
-    return any(_reaches(tensor, [parameter])[0] for tensor in call.inputs)

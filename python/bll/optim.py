@@ -1,12 +1,14 @@
-"""Optimiser groups: one per block."""
+"""Optimiser groups and gradient clipping, a block at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from bll.handle import LocalLearning
 from bll.hooks import wrapped_handle
 
 
@@ -28,13 +30,7 @@ def param_groups(
     Raises:
         ValueError: The model is not wrapped or not ready, or `lr` lacks or misnames a block.
     """
-    handle = wrapped_handle(model)
-    if handle is None:
-        raise ValueError(f"model: expected a wrapped model, got a plain {type(model).__name__}")
-    if not handle.ready:
-        raise ValueError(
-            "model: its blocks are not known yet; give bll.wrap an example, or run one forward pass"
-        )
+    handle = _ready_handle(model)
     names = [block.name for block in handle.blocks]
     if isinstance(lr, Mapping) and set(lr) != set(names):
         raise ValueError(f"lr: expected one rate for each of {names}, got {sorted(lr)}")
@@ -50,3 +46,52 @@ def param_groups(
             group = {"params": table, "name": f"{block.name}.message", "lr": rate}
             groups.append({**defaults, **group, "weight_decay": 0.0})
     return groups
+
+
+def clip_grad_norm_(
+    model: nn.Module, max_norm: float, *, per: str = "block", norm_type: float = 2.0
+) -> dict[str, Tensor]:
+    """Scale gradients down to a norm, each block's by itself. In place, without host sync.
+
+    A norm over all parameters would let the gradient of one block shrink those of the others,
+    which no gradient connects. Under a GradScaler, unscale first.
+
+    Args:
+        model: A wrapped model whose blocks are known.
+        max_norm: The largest norm that stays.
+        per: "block" (its message included) or "global".
+        norm_type: The p of the norm.
+
+    Returns:
+        The norms before clipping, 0-dim: by block name, or under "global".
+
+    Raises:
+        ValueError: The model is not wrapped or not ready, or an argument is out of its range.
+    """
+    handle = _ready_handle(model)
+    if per not in ("block", "global"):
+        raise ValueError(f"per: expected 'block' or 'global', got {per!r}")
+    if not max_norm > 0:
+        raise ValueError(f"max_norm: expected a positive number, got {max_norm!r}")
+    clip = torch.nn.utils.clip_grad_norm_
+    if per == "global":
+        return {"global": clip(model.parameters(), max_norm, norm_type)}
+    parameters = dict(model.named_parameters())
+    norms = {}
+    for index, block in enumerate(handle.blocks):
+        own = [parameters[name] for name in block.parameters]
+        if index < len(handle.messages):
+            own += list(handle.messages[index].parameters())
+        norms[block.name] = clip(own, max_norm, norm_type)
+    return norms
+
+
+def _ready_handle(model: nn.Module) -> LocalLearning:
+    handle = wrapped_handle(model)
+    if handle is None:
+        raise ValueError(f"model: expected a wrapped model, got a plain {type(model).__name__}")
+    if not handle.ready:
+        raise ValueError(
+            "model: its blocks are not known yet; give bll.wrap an example, or run one forward pass"
+        )
+    return handle

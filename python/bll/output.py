@@ -15,7 +15,7 @@ class LocalOutput(NamedTuple):
 
     Attributes:
         loss: Sum of the block losses, 0-dim. One `loss.backward()` trains every block.
-        logits: Output of the last block, shape [batch, num_classes].
+        logits: Output of the last block, [batch, num_classes] or [batch, T, num_classes].
         block_losses: Block name -> its loss, 0-dim, in execution order.
     """
 

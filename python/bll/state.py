@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bll.feedback import ClassTable
+from bll.feedback import ShapedMessage
 
 _PREFIX = "bll."
 
@@ -98,8 +98,8 @@ def _shapeless(model: nn.Module) -> list[str]:
     """Names of the message tensors that get their shape at the first forward pass."""
     names = []
     for prefix, module in model.named_modules():
-        if isinstance(module, ClassTable) and not module.ready:
-            names += [f"{prefix}.{name}" for name in ("table", "bias")]
+        if isinstance(module, ShapedMessage) and not module.ready:
+            names += [f"{prefix}.{name}" for name in (*module._parameters, *module._buffers)]
     return names
 
 

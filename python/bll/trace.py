@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.checkpoint import set_checkpoint_early_stop
+from torch.utils.flop_counter import FlopCounterMode
 
+from bll.cutting import EarlierTensorsCut
 from bll.hooks import remove_hooks
 from bll.meta import meta_copy, prepare_for_trace, tensors_to_meta
 
@@ -34,6 +37,23 @@ class Call:
 
 
 @dataclass
+class FlopRecord:
+    """Floating-point operations of a forward pass, as torch counts them (2 per multiply-add).
+
+    Attributes:
+        by_block: Of every block, in order.
+        by_module: Module name -> of all its calls, those inside it included.
+    """
+
+    by_block: list[int] = field(default_factory=list)
+    by_module: dict[str, int] = field(default_factory=dict)
+
+    def end_block(self, total: int) -> None:
+        """Take what was counted up to here."""
+        self.by_block.append(total - sum(self.by_block))
+
+
+@dataclass
 class Trace:
     """What a forward pass did.
 
@@ -44,6 +64,8 @@ class Trace:
         handed_on: What each cut gave to the next block.
         calls: Calls of modules without children, in order.
         replayed: Cuts called again after the pass, by checkpointing that recomputes them.
+        flops: Floating-point operations of the pass: in all, up to the end of every block, and of
+            each module.
         finished: Whether the forward pass is over.
     """
 
@@ -53,6 +75,7 @@ class Trace:
     handed_on: list[Any] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     replayed: list[str] = field(default_factory=list)
+    flops: FlopRecord = field(default_factory=lambda: FlopRecord())
     finished: bool = False
 
     def written_in_place(self, block: int) -> bool:
@@ -68,6 +91,7 @@ def run_traced(
     kwargs: Mapping[str, Any],
     *,
     detach: bool,
+    cut_tensors: bool = False,
     analyse: Callable[[Trace], ResultT],
 ) -> ResultT:
     """Run a copy of the model, cut at the named modules, and analyse the record.
@@ -83,6 +107,7 @@ def run_traced(
         args: Positional inputs of the model.
         kwargs: Keyword inputs of the model.
         detach: Whether a cut detaches what it hands on.
+        cut_tensors: Whether what goes round a cut is detached too.
         analyse: Turns the record into the result.
 
     Raises:
@@ -94,10 +119,11 @@ def run_traced(
         try:
             with torch.device("meta"):
                 inputs = tensors_to_meta((args, dict(kwargs)))
-                return analyse(_record(meta_copy(model), cuts, inputs, detach))
+                return analyse(_record(meta_copy(model), cuts, inputs, detach, cut_tensors))
         except (RuntimeError, TypeError):
             with torch.random.fork_rng():
-                return analyse(_record(copy.deepcopy(model), cuts, (args, dict(kwargs)), detach))
+                full = copy.deepcopy(model)
+                return analyse(_record(full, cuts, (args, dict(kwargs)), detach, cut_tensors))
 
 
 def _record(
@@ -105,19 +131,30 @@ def _record(
     cuts: Sequence[str],
     inputs: tuple[tuple[Any, ...], dict[str, Any]],
     detach: bool,
+    cut_tensors: bool,
 ) -> Trace:
     remove_hooks(model)
     prepare_for_trace(model)
     trace = Trace(model)
+    counter = FlopCounterMode(display=False)
+    earlier = EarlierTensorsCut() if cut_tensors else None
     for name, module in model.named_modules():
         if next(module.children(), None) is None:
             module.register_forward_hook(_CallRecorder(trace, name), with_kwargs=True)
         if name in cuts:
-            module.register_forward_hook(_CutRecorder(trace, name, detach))
+            module.register_forward_hook(_CutRecorder(trace, counter, name, detach, earlier))
     args, kwargs = tree_map_only(Tensor, _requiring_grad, inputs)
-    trace.block_outputs.append(model(*args, **kwargs))
+    with counter, earlier or nullcontext():
+        trace.block_outputs.append(model(*args, **kwargs))
     trace.finished = True
+    trace.flops.end_block(counter.get_total_flops())
+    trace.flops.by_module = _module_flops(counter, type(model).__name__)
     return trace
+
+
+def _module_flops(counter: FlopCounterMode, root: str) -> dict[str, int]:
+    counts = {name: sum(count.values()) for name, count in counter.get_flop_counts().items()}
+    return {name.removeprefix(root + "."): count for name, count in counts.items()}
 
 
 def _requiring_grad(tensor: Tensor) -> Tensor:
@@ -142,12 +179,23 @@ class _CallRecorder:
 
 
 class _CutRecorder:
-    def __init__(self, trace: Trace, name: str, detach: bool) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        counter: FlopCounterMode,
+        name: str,
+        detach: bool,
+        earlier: EarlierTensorsCut | None,
+    ) -> None:
         self.trace = trace
+        self.counter = counter
         self.name = name
         self.detach = detach
+        self.earlier = earlier
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if self.earlier is not None:
+            self.earlier.begin_block()
         # A copy is handed on, so that a later write in place neither hides in the block's own
         # graph nor breaks its gradient; the copy's version counter tells of the write.
         handed = tree_map_only(Tensor, self._hand_on, output)
@@ -155,6 +203,7 @@ class _CutRecorder:
             self.trace.replayed.append(self.name)
             return handed
         self.trace.cuts.append(self.name)
+        self.trace.flops.end_block(self.counter.get_total_flops())
         self.trace.block_outputs.append(output)
         self.trace.handed_on.append(handed)
         return handed

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from bll.blocks import Unit, find_cuts, last_block_name
+from bll.blocks import pending_blocks
+from bll.compiling import remove_compiled
 from bll.features import Pool
-from bll.handle import LocalLearning, pending_blocks
+from bll.handle import LocalLearning
 from bll.hooks import LABEL_NAMES, install_hooks, remove_hooks, wrapped_handle
-from bll.locality import survey_blocks
+from bll.plan import Inputs, plan_blocks
 from bll.rules import Rule, get_rule
-from bll.trace import Trace, run_traced
+from bll.tokens import IGNORE_INDEX, TokenOptions
 from bll_kernels.families import Family
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def wrap(
@@ -35,6 +35,12 @@ def wrap(
     label_smoothing: float = 0.0,
     seed: int = 0,
     example: Any = None,
+    balance: str | None = None,
+    cut_tensors: bool = False,
+    tokens: str = "pooled",
+    ignore_index: int | None = IGNORE_INDEX,
+    shift_labels: bool | None = None,
+    verbose: bool = False,
 ) -> ModelT:
     """Cut a model into blocks that each learn from a loss of their own. In place.
 
@@ -51,12 +57,15 @@ def wrap(
     and a model that fails the check is unwrapped before the error is raised.
 
     Args:
-        model: Any module with integer class labels and logits [batch, num_classes] as its output
-            (a tensor, the `logits` of an output object, or the first tensor of a tuple).
+        model: Any module with integer class labels and logits [batch, num_classes] (or
+            [batch, T, num_classes] with labels per token) as its output: a tensor, the `logits` of
+            an output object, or the first tensor of a tuple.
         blocks: Names of the last module of each block in execution order, where what follows the
-            last name is one more block; or the number of blocks, balanced by activation bytes
-            (with `example`) or parameters; or None for one block per weighted child of an
-            `nn.Sequential` or of the longest list container inside.
+            last name is one more block; or the number of blocks, see `balance`; or None: one block
+            per module in timm's `feature_info`, per weighted child of an `nn.Sequential`, per
+            stage of three or more containers side by side, or per module of the longest container.
+            With None and an `example`, blocks between which a gradient would leak are joined, and
+            a stem alone joins the block after it.
         rule: Name of a rule (`bll.rule_names()`) or a `Rule`.
         num_classes: Number of classes.
         family: Exponential family of the messages; None is the rule's default.
@@ -66,6 +75,17 @@ def wrap(
         label_smoothing: Of the last block's cross-entropy.
         seed: Seed of the message tables; the global random state is not touched.
         example: Sample inputs: a tensor, a tuple of positional or a dict of keyword inputs.
+        balance: What a count of blocks balances: "bytes" of activations, "flops", "time" (measured
+            forward seconds of a copy on the example) or "parameters"; None: bytes with an
+            `example`, else parameters.
+        cut_tensors: Also detach what goes round a border (a skip connection), wherever a later
+            block takes it in. Costs Python time per operation of the forward pass.
+        tokens: For [B, T, D] features and one label per sample: "pooled" averages over T first,
+            "position" gives every position the message. Labels [B, T] are always per position.
+        ignore_index: Label of the positions that do not count; None: all count.
+        shift_labels: Whether position t is to predict label t + 1, as where the labels are the
+            input ids. None: no, but a causal language model of transformers needs an answer.
+        verbose: Print the table of blocks once it is known to be right.
 
     Returns:
         The same object.
@@ -81,21 +101,30 @@ def wrap(
     options = {"family": family, "feedback": feedback, "pool": pool, "tilt": tilt}
     chosen = _resolve_rule(rule, options)
     _check_numbers(num_classes, label_smoothing, seed)
+    if example is None and chosen.needs_example:
+        raise ValueError(f"example: rule {chosen.name!r} makes its networks from it; got None")
+    options_of_tokens = _token_options(model, tokens, ignore_index, shift_labels)
     inputs = None if example is None else _example_inputs(example)
-    cuts = _choose_cuts(model, blocks, chosen, inputs)
-    planned = pending_blocks(cuts, last_block_name(cuts))
+    if verbose and inputs is None:
+        raise ValueError("verbose: the table of blocks needs an example")
+    plan = plan_blocks(model, blocks, chosen, inputs, balance=balance, cut_tensors=cut_tensors)
     first = next(model.parameters(), None)
     handle = LocalLearning(
         chosen,
-        planned,
+        pending_blocks(plan.cuts),
         num_classes=num_classes,
         label_smoothing=label_smoothing,
+        tokens=options_of_tokens,
+        cut_tensors=cut_tensors,
         seed=seed,
         device=None if first is None else first.device,
     )
-    if inputs is not None:
-        handle.complete(survey_blocks(model, cuts, chosen, *inputs), model)
-    install_hooks(model, handle, cuts)
+    handle.backward_path = chosen.make_backward(model, seed)
+    if plan.blocks is not None:
+        handle.complete(plan.blocks, model)
+    install_hooks(model, handle, plan.cuts)
+    if verbose:
+        print(handle.summary())
     return model
 
 
@@ -107,6 +136,7 @@ def unwrap(model: ModelT) -> ModelT:
     """
     if wrapped_handle(model) is None:
         raise ValueError(f"model: expected a wrapped model, got a plain {type(model).__name__}")
+    remove_compiled(model)
     remove_hooks(model)
     return model
 
@@ -177,21 +207,17 @@ def _example_inputs(example: Any) -> Inputs:
     )
 
 
-def _choose_cuts(
-    model: nn.Module, blocks: Sequence[str] | int | None, rule: Rule, inputs: Inputs | None
-) -> tuple[str, ...]:
-    if blocks is None and not rule.local:
-        # A network that is not cut needs no container to cut at.
-        return ()
-    if isinstance(blocks, int) and not isinstance(blocks, bool) and inputs is not None:
-        calls = run_traced(model, (), *inputs, detach=False, analyse=_bytes_by_call)
-        return find_cuts(model, blocks, lambda unit: _bytes_of(unit, calls))
-    return find_cuts(model, blocks)
-
-
-def _bytes_by_call(trace: Trace) -> list[tuple[str, int]]:
-    return [(call.name, call.output_bytes) for call in trace.calls]
-
-
-def _bytes_of(unit: Unit, calls: list[tuple[str, int]]) -> int:
-    return sum(size for name, size in calls if unit.covers(name))
+def _token_options(
+    model: nn.Module, tokens: str, ignore_index: int | None, shift_labels: bool | None
+) -> TokenOptions:
+    if tokens not in ("pooled", "position"):
+        raise ValueError(f"tokens: expected 'pooled' or 'position', got {tokens!r}")
+    if ignore_index is not None and not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index: expected an int or None, got {ignore_index!r}")
+    if shift_labels is None and getattr(model, "loss_type", None) == "ForCausalLM":
+        raise ValueError(
+            f"shift_labels: {type(model).__name__} predicts the next token; expected True where "
+            "labels are the input ids (as transformers' collators make them), or False where "
+            "they are shifted already"
+        )
+    return TokenOptions(tokens == "position", ignore_index, bool(shift_labels))

@@ -212,3 +212,14 @@ def test_killed_run_resumes_from_its_last_epoch(tmp_path, whole_run):
     assert main(["train", "--resume", "--quiet", "--out", str(tmp_path)]) == 0
     weights = (tmp_path / "model.safetensors").read_bytes()
     assert weights == (whole_run / "model.safetensors").read_bytes()
+
+
+def test_the_executor_says_what_its_blocks_see(tmp_path, capsys):
+    words = [*FAST, "--executor", "auto", "--depth", "2", "--blocks", "3"]
+    assert main([*words, "--out", str(tmp_path / "loud")]) == 0
+    printed = capsys.readouterr()
+    assert "executor auto, 2 of 3 blocks in flight" in printed.err
+    assert printed.err.count(": exact (reads its own input") == 3
+    assert "not graphed: mode: graphed needs blocks on a GPU" in " ".join(printed.out.split())
+    assert main([*words, "--quiet", "--out", str(tmp_path / "quiet")]) == 0
+    assert capsys.readouterr().err == ""

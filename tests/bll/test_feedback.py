@@ -10,7 +10,7 @@ from torch import nn
 from wrap_nets import ResNet, Tokens, mlp
 
 from bll.blocks import find_cuts
-from bll.features import feature_spec, latents, select_feature, select_logits
+from bll.features import FeatureSpec, feature_spec, latents, select_feature, select_logits
 from bll.feedback import ClassTable
 
 
@@ -18,20 +18,24 @@ def table(learned=True, **options):
     return ClassTable(5, **{"learned": learned, "std": None, "bias": True, "seed": 3, **options})
 
 
+def vector(width, dtype=torch.float32):
+    return FeatureSpec((width,), None, width, dtype)
+
+
 def test_values_depend_on_the_seed_alone():
     drawn = []
     for noise in (0, 1):
         torch.manual_seed(noise)
         module = table()
-        module.materialize(400)
+        module.materialize(vector(400))
         drawn.append(module.table.detach())
     assert torch.equal(*drawn)
     other = table(seed=4)
-    other.materialize(400)
+    other.materialize(vector(400))
     assert not torch.equal(drawn[0], other.table)
     assert drawn[0].std() == pytest.approx(1 / 20, rel=0.1)
     wide = table(std=1.0)
-    wide.materialize(400)
+    wide.materialize(vector(400))
     assert wide.table.detach().std() == pytest.approx(1.0, rel=0.1)
     assert torch.equal(wide.bias, torch.zeros(5))
 
@@ -42,7 +46,7 @@ def test_an_optimiser_may_hold_a_table_without_shape(learned):
     assert not module.ready
     optimiser = torch.optim.Adam(module.parameters(), lr=0.1)
     held = {id(p) for group in optimiser.param_groups for p in group["params"]}
-    module.materialize(7)
+    module.materialize(vector(7))
     assert module.ready and module.table.shape == (5, 7)
     assert held == {id(p) for p in module.parameters()}
     assert len(held) == (2 if learned else 1)
@@ -53,7 +57,7 @@ def test_an_optimiser_may_hold_a_table_without_shape(learned):
 def test_materialise_under_inference_mode_gives_trainable_parameters():
     module = table()
     with torch.inference_mode():
-        module.materialize(7)
+        module.materialize(vector(7))
     module.table.sum().backward()
     assert module.table.grad is not None
 
@@ -61,7 +65,7 @@ def test_materialise_under_inference_mode_gives_trainable_parameters():
 @pytest.mark.parametrize("learned", [True, False])
 def test_a_table_without_shape_loads_and_copies(learned):
     full = table(learned)
-    full.materialize(7, dtype=torch.float64)
+    full.materialize(vector(7, torch.float64))
     empty = copy.deepcopy(table(learned))
     empty.load_state_dict(full.state_dict())
     assert torch.equal(empty.table, full.table) and empty.table.dtype == torch.float64
@@ -107,10 +111,10 @@ def test_the_feature_of_nested_outputs():
         select_feature(None)
 
 
-def test_tokens_are_averaged_and_other_ranks_refused():
+def test_tokens_keep_their_positions_and_other_ranks_are_refused():
     spec = feature_spec(torch.empty(2, 4, 3), ("mean", 4), 4096)
     tokens = torch.randn(2, 4, 3)
-    assert torch.equal(latents((tokens, None), spec), tokens.mean(dim=1))
+    assert torch.equal(latents((tokens, None), spec), tokens)
     with pytest.raises(ValueError, match=r"shape \[B, 4, 3\] as in the example, got \[2, 3\]"):
         latents(tokens[:, 0], spec)
 

@@ -13,12 +13,15 @@ from bll.models import MODEL_NAMES, build_network
 from bll.models.cost import multiply_adds
 
 IMAGE = (1, 28, 28)
+VGG_FEATURES = 9 * (128 * 256 + 256 * 256 + 256 * 512 + 2 * 512 * 512) + 2 * (
+    128 + 256 + 256 + 512 + 512 + 512
+)
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet10"])
+@pytest.mark.parametrize(("name", "width"), [("mlp", 256), ("resnet10", 16), ("vgg8b", 4)])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
-def test_logits_and_gradients(name, shape):
-    network = build_network(name, shape, 7)
+def test_logits_and_gradients(name, width, shape):
+    network = build_network(name, shape, 7, width=width)
     logits = network.model(torch.randn(4, *shape))
     assert logits.shape == (4, 7)
     logits.sum().backward()
@@ -33,6 +36,9 @@ def test_logits_and_gradients(name, shape):
         # The known sizes of the CIFAR forms with ten classes.
         ("resnet18", (3, 32, 32), 11_173_962),
         ("resnet50", (3, 32, 32), 23_520_842),
+        # Convolutions, their norms, 2048 (one pixel: 512) hidden inputs, head.
+        ("vgg8b", (3, 32, 32), VGG_FEATURES + 27 * 128 + 2048 * 1024 + 2048 + 10250),
+        ("vgg8b", (1, 28, 28), VGG_FEATURES + 9 * 128 + 512 * 1024 + 2048 + 10250),
     ],
 )
 def test_parameter_counts(name, shape, parameters):
@@ -100,12 +106,14 @@ def test_mlp_has_two_linear_layers_per_block():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("vgg", {}, "model: expected one of mlp, resnet10, resnet18, resnet50, got 'vgg'"),
+        ("vgg", {}, "model: expected one of mlp, resnet10, resnet18, resnet50, vgg8b, got 'vgg'"),
         ("mlp", {"blocks": 0}, "blocks: expected at least 1, got 0"),
         ("mlp", {"width": 0}, "width: expected at least 1, got 0"),
         ("resnet10", {"blocks": 5}, "blocks: expected 1 to 4 .*, got 5"),
         ("resnet10", {"blocks": 0}, "blocks: expected 1 to 4 .*, got 0"),
         ("resnet10", {"width": -1}, "width: expected at least 1, got -1"),
+        ("vgg8b", {"blocks": 9}, "blocks: expected 1 to 8 .the layers., got 9"),
+        ("vgg8b", {"width": 0}, "width: expected at least 1, got 0"),
     ],
 )
 def test_refused(name, options, message):

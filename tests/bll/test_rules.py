@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from wrap_nets import ResNet, mlp, seeded
+from wrap_nets import ResNet, hook_count, mlp, seeded
 
 import bll
 import bll_kernels
@@ -83,7 +83,7 @@ def test_losses_against_the_log_partition(formula, rule, shape):
     feature = torch.relu(feature)
     spec = rule.feature_spec(feature)
     message = rule.make_message(3, 0, None)
-    message.materialize(spec.width)
+    message.materialize(spec)
     if message.bias is not None:
         message.bias.data += torch.tensor([0.3, -0.2, 0.1])
     value = rule.loss(feature, y, message, spec.pool)
@@ -102,7 +102,7 @@ def test_the_feature_gets_a_gradient(rule):
     feature.requires_grad_()
     spec = rule.feature_spec(feature)
     message = rule.make_message(3, 0, None)
-    message.materialize(spec.width)
+    message.materialize(spec)
     rule.loss(feature, y, message, spec.pool).backward()
     assert feature.grad.abs().sum() > 0
     if rule.name == "bll":
@@ -115,7 +115,7 @@ def test_gaussian_bll_is_a_local_linear_classifier():
     feature, y = data((12, 10))
     rule = BllRule()
     message = rule.make_message(3, 0, None)
-    message.materialize(10)
+    message.materialize(rule.feature_spec(feature))
     table = message.table.detach()
     message.bias.data -= table.pow(2).sum(1) / 2
     expected = functional.cross_entropy(feature @ table.T, y)
@@ -123,7 +123,7 @@ def test_gaussian_bll_is_a_local_linear_classifier():
 
 
 def test_registry():
-    assert rule_names() == ("bll", "bll-kl", "bp", "bp-deepsup")
+    assert {"bll", "bll-kl", "bll-proto", "pred", "sim", "pred-sim", "bp", "fa"} < set(rule_names())
     assert [get_rule(name).name for name in rule_names()] == list(rule_names())
     assert get_rule("bll", family="bernoulli", feedback=None) == BllRule(family="bernoulli")
     assert hash(get_rule("bll")) == hash(BllRule())
@@ -205,8 +205,66 @@ class Offset(bll.Message):
     def shape(self):
         return tuple(self.offset.shape)
 
-    def materialize(self, width, *, device=None, dtype=None):
-        self.width = width
+    def materialize(self, feature, *, device=None):
+        self.width = feature.width
+
+
+def flattened(feature):
+    return nn.Identity()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"example": None}, "example: rule 'dgl' makes its networks from it; got None"),
+        (
+            {"rule": get_rule("dgl", aux=flattened)},
+            r"aux: .* rows \[2, D\], got \[2, 4, 4",
+        ),
+    ],
+)
+def test_dgl_refuses(options, match):
+    model = seeded(ResNet)
+    x, _ = data((6, 1, 8, 8))
+    with pytest.raises(ValueError, match=match):
+        bll.wrap(model, ["layer1"], num_classes=3, **{"rule": "dgl", "example": x, **options})
+    assert not hasattr(model, "bll") and hook_count(model) == 0
+
+
+BAD_OPTIONS = [
+    ("pred", {"read_out": "best"}, "read_out: expected one of 'trained', 'fixed', got 'best'"),
+    ("pred", {"std": -1.0}, "std: expected a finite number of 0 or more, got -1.0"),
+    ("pred", {"std": 0.0, "read_out": "fixed"}, "std: expected more than 0 for a fixed read-out"),
+    ("pred", {"pool": ("median", 2)}, "pool: expected .kind, grid."),
+    ("pred", {"max_width": 0}, "max_width: expected an int of 1 or more, got 0"),
+    ("pred", {"beta": 0.5}, "beta: rule 'pred' has no such option"),
+    ("sim", {"projection": "linear"}, "projection: expected one of 'trained', 'fixed', 'none'"),
+    ("pred-sim", {"beta": 1.5}, r"beta: expected a number in \[0, 1\], got 1.5"),
+    ("bll-proto", {"sign": 0}, "sign: expected one of -1, 1, got 0"),
+    ("bll-proto", {"scale": "sum"}, "scale: expected one of 'mean', 'released', got 'sum'"),
+    ("bll-proto", {"absent": "drop"}, "absent: expected one of 'keep', 'zero', got 'drop'"),
+    ("bll-proto", {"decorrelation": -0.1}, "decorrelation: expected a finite number of 0 or more"),
+    ("bll-proto", {"alignment": "1"}, "alignment: expected a finite number of 0 or more, got '1'"),
+    ("bll-proto", {"prediction": float("nan")}, "prediction: expected a finite number of 0 or"),
+    ("mono-forward", {"std": "wide"}, "std: expected a finite number of 0 or more, got 'wide'"),
+    ("drtp", {"std": 0}, "std: expected a positive finite number, got 0"),
+    ("tpsgd", {"pool": ("mean", 0)}, "pool: expected .kind, grid."),
+    ("dfa", {"std": True}, "std: expected a positive finite number, got True"),
+    ("fa", {"std": 1.0}, "std: rule 'fa' has no such option"),
+    ("ccl", {"feedback_width": 0}, "feedback_width: expected an int of 1 or more, got 0"),
+    ("ccl", {"decorrelation": -1}, "decorrelation: expected a finite number of 0 or more, got -1"),
+    ("dgl", {"aux": 3}, "aux: expected a callable or None, got 3"),
+    ("dgl", {"layers": 0}, "layers: expected an int of 1 or more, got 0"),
+    ("dgl", {"units": 1.5}, "units: expected an int of 1 or more, got 1.5"),
+    ("bll", {"feedback_width": True}, "feedback_width: expected an int of 1 or more, got True"),
+    ("bll-kl", {"feedback": "chained"}, "feedback: expected 'fixed' for rule 'bll-kl'"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "match"), BAD_OPTIONS)
+def test_bad_options_are_named(name, options, match):
+    with pytest.raises(ValueError, match=match):
+        get_rule(name, **options)
 
 
 def test_a_rule_of_ones_own():

@@ -113,14 +113,14 @@ def test_options_that_do_not_fit(change, message):
         ({"rule": "hebb"}, "rule: expected one of"),
         ({"family": "cauchy"}, "cauchy"),
         ({"rule": "bp", "family": "gaussian"}, "family"),
-        ({"executor": "graphed"}, "executor: expected one of sequential, pipelined, got 'graphed'"),
+        ({"executor": "graphed"}, "executor: expected one of sequential, pipelined, auto, got"),
         ({"depth": 2}, "depth, micro-batches: need --executor pipelined"),
         ({"micro_batches": 2}, "depth, micro-batches: need --executor pipelined"),
         ({"executor": "pipelined", "depth": 9}, "depth: expected at most 3 blocks, got 9"),
         ({"executor": "pipelined", "depth": 0}, "depth: expected at least 1, got 0"),
         ({"executor": "pipelined", "micro_batches": 7}, "micro-batches: expected a divisor"),
         ({"executor": "pipelined", "rule": "bp"}, "executor: rule 'bp' needs gradients of later"),
-        ({"executor": "pipelined", "dtype": "bfloat16"}, "executor: pipelined runs on the cpu"),
+        ({"executor": "pipelined", "dtype": "bfloat16"}, "executor: pipelined runs in float32"),
         ({"dtype": "int8"}, "dtype: expected one of"),
         ({"blocks": 0}, "blocks: expected at least 1, got 0"),
         ({"epochs": 0}, "epochs: expected at least 1, got 0"),
@@ -279,6 +279,13 @@ def test_pipelined_runs_are_the_same_at_every_depth(model):
         assert trainer.run(Silent(), lambda: False)
         assert trainer.depth == depth
         trained.append(trainer)
+    auto = Trainer(dataclasses.replace(config, executor="auto"), image_data())
+    assert auto.run(Silent(), lambda: False)
+    trained.append(auto)
+    results = summary(auto)
+    assert results["executor"] == "auto"
+    assert results["executor_choice"] == str(auto.executor.choice)
+    assert results["certificate"][0].startswith(f"{auto.executor.blocks[0].name}: exact (")
     ordinary = Trainer(config, image_data())
     assert ordinary.run(Silent(), lambda: False)
     want = trained[0].model.state_dict()

@@ -327,7 +327,9 @@ def test_metrics_and_table():
     assert [row["block"] for row in rows] == ["layer1", "layer2", "output"]
     assert rows[0]["message_shape"] == [3, 4 * 4 * 4]
     assert rows[1]["pool"] == ["mean", 2]
-    assert len(model.bll.summary().splitlines()) == 4
+    lines = model.bll.summary().splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == ["block", "layer1", "layer2", "output"]
+    assert lines[-1] == "in place: no nn.Sequential: the forward of ResNet calls the blocks"
     assert model.bll.describe()["rule"] == "bll" and model.bll.describe()["family"] == "gaussian"
     assert isinstance(repr(model), str)
 

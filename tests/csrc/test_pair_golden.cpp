@@ -3,18 +3,14 @@
 #include <cfloat>
 #include <limits>
 
-#include "check.h"
 #include "golden.h"
+#include "inputs.h"
 
 namespace {
 
 using namespace bll;
 using namespace bll::cpu;
 using namespace bll::test;
-
-void run_serially(int64_t size, int64_t, void (*body)(int64_t, int64_t, void*), void* context) {
-  body(0, size, context);
-}
 
 constexpr int kCopies = 37;  // of each latent: vector bodies and their remainders see it
 

@@ -1,14 +1,8 @@
 // Rows, labels, weights, reductions, strides, half types and work sharing around the pair losses:
 // each against the same loss taken row by row.
-#include <cstring>
-#include <limits>
-#include <random>
 #include <string>
-#include <vector>
 
-#include "check.h"
-#include "cpu/api.h"
-#include "cpu/half_tile.h"
+#include "inputs.h"
 
 namespace {
 
@@ -16,28 +10,11 @@ using namespace bll;
 using namespace bll::cpu;
 using namespace bll::test;
 
-void run_serially(int64_t size, int64_t, void (*body)(int64_t, int64_t, void*), void* context) {
-  body(0, size, context);
-}
-
-// Stands for threads that finish in any order: pieces of 3, last first.
-void run_backwards(int64_t size, int64_t, void (*body)(int64_t, int64_t, void*), void* context) {
-  for (int64_t end = size; end > 0; end -= 3) body(end < 3 ? 0 : end - 3, end, context);
-}
-
 struct Shape {
   FamilyId id;
   int64_t rows, width, classes, group;
   int planes() const { return family_planes(id); }
 };
-
-std::vector<float> normal_numbers(int64_t size, unsigned seed) {
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> out(size);
-  for (float& x : out) x = normal(engine);
-  return out;
-}
 
 Rows dense_rows(const void* data, DType dtype, const Shape& s, int64_t count) {
   return {data, dtype, count, s.width * s.planes(), s.width, nullptr};
@@ -80,10 +57,6 @@ Result run(PairArgs args, int64_t b_rows, ParallelFor parallel_for = run_seriall
     for (const float x : *v) expect(std::isfinite(x), "every output is written");
   }
   return out;
-}
-
-bool same_bits(const std::vector<float>& x, const std::vector<float>& y) {
-  return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
 }
 
 void expect_all_near(const std::vector<float>& got, const std::vector<double>& want,

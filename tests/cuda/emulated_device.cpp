@@ -1,11 +1,16 @@
 // The device of csrc/torch/device.h under emulation: outputs and scratch memory stand between guard
 // zones and hold NaN before the kernels run.
 #include <memory>
+#include <utility>
 
 #include "cuda/api.h"
+#include "cuda/batch.h"
 #include "cuda/classes.h"
+#include "cuda/optim.h"
 #include "cuda/pair_plan.h"
 #include "cuda/pool.h"
+#include "cuda/pooled.h"
+#include "cuda/softmax.h"
 #include "emulator.h"
 #include "torch/device.h"
 #include "torch/rows.h"
@@ -149,6 +154,104 @@ void grid_pool_backward(const cpu::PoolArgs& given, const Tensor& like) {
   memory.finish("the workspace");
 }
 
+void gram_loss(const cpu::GramArgs& given, const Tensor& like) {
+  cpu::GramArgs args = given;
+  const int64_t rows = args.x.count;
+  const bool per_row = args.reduction == cpu::Reduction::kNone;
+  const size_t workspace = cuda::gram_workspace(args, machine);
+  const Tensor scratch = new_empty(like, {static_cast<int64_t>(workspace) + 16}, ScalarType::Byte);
+  const Guarded value(args.value, (per_row ? rows : 1) * sizeof(float));
+  const Guarded grad(args.grad_x, rows * args.width * size_of(args.x.dtype));
+  const Guarded memory(scratch.mutable_data_ptr(), workspace);
+  args.value = value.data();
+  args.grad_x = grad.data();
+  const cudaError_t error = cuda::gram_loss(args, machine, memory.data(), nullptr);
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
+  value.finish("the value");
+  grad.finish("the gradient of x");
+  memory.finish("the workspace");
+}
+
+void class_means(const cpu::ClassMeansArgs& given, const Tensor& like) {
+  cpu::ClassMeansArgs args = given;
+  const size_t workspace = cuda::means_workspace(args);
+  const Tensor scratch = new_empty(like, {static_cast<int64_t>(workspace) + 16}, ScalarType::Byte);
+  const Guarded means(args.means, args.classes * args.width * sizeof(float));
+  const Guarded counts(args.counts, args.classes * sizeof(int64_t));
+  const Guarded memory(scratch.mutable_data_ptr(), workspace);
+  args.means = means.data();
+  args.counts = static_cast<int64_t*>(counts.data());
+  const cudaError_t error = cuda::class_means(args, memory.data(), nullptr);
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
+  means.finish("the means");
+  counts.finish("the counts");
+  memory.finish("the workspace");
+}
+
+void class_means_backward(const cpu::ClassMeansGradArgs& given, const Tensor&) {
+  cpu::ClassMeansGradArgs args = given;
+  const Guarded grad(args.grad_x, args.rows * args.width * sizeof(float));
+  args.grad_x = grad.data();
+  const cudaError_t error = cuda::class_means_backward(args, nullptr);
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
+  grad.finish("the gradient of x");
+}
+
+void optim_step(const cuda::OptimTensor* tensors, int count, const cuda::OptimArgs& args,
+                const Tensor&) {
+  cudaError_t error = cudaSuccess;
+  if (args.found != nullptr) error = cuda::optim_check(tensors, count, args, nullptr);
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
+  error = cuda::optim_update(tensors, count, args, nullptr);
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
+}
+
+void softmax_rows(const cuda::SoftmaxRows& given, const Tensor&) {
+  cuda::SoftmaxRows args = given;
+  const int64_t size = args.rows * args.classes;
+  const Guarded losses(args.losses, args.rows * sizeof(float));
+  const bool in_place = args.slopes == static_cast<const void*>(args.scores);
+  const Guarded slopes(in_place ? nullptr : args.slopes, size * size_of(args.slopes_dtype));
+  args.losses = static_cast<float*>(losses.data());
+  if (!in_place) args.slopes = slopes.data();
+  const cudaError_t error = cuda::softmax_rows(args, nullptr);
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
+  losses.finish("the losses");
+  slopes.finish("the slopes");
+}
+
+void pooled_class_loss(const cpu::ClassArgs& given, const cpu::PoolArgs& given_pool,
+                       float* given_cells, const Tensor& like) {
+  STD_TORCH_CHECK(cuda::serves_pooled(given, given_pool), "pooled_class_loss: not served");
+  cpu::ClassArgs args = given;
+  cuda::PooledMap map{given_pool, given_cells};
+  const cpu::PoolArgs& pool = given_pool;
+  const int64_t rows = pool.batch, classes = args.table.count;
+  const int64_t pixels = rows * pool.channels * pool.height * pool.width;
+  const bool per_row = args.reduction == cpu::Reduction::kNone;
+  const size_t workspace = cuda::pooled_workspace(args, map, machine);
+  const Tensor scratch = new_empty(like, {static_cast<int64_t>(workspace) + 16}, ScalarType::Byte);
+  const Guarded value(args.value, (per_row ? rows : 1) * sizeof(float));
+  const Guarded grad_map(pool.grad_map, pixels * size_of(pool.dtype));
+  const Guarded grad_cells(given_cells, rows * args.width * sizeof(float));
+  const Guarded grad_table(args.grad_table, classes * args.width * size_of(args.table.dtype));
+  const Guarded grad_bias(args.grad_bias, classes * sizeof(float));
+  const Guarded memory(scratch.mutable_data_ptr(), workspace);
+  args.value = value.data();
+  args.grad_table = grad_table.data();
+  args.grad_bias = grad_bias.data();
+  map.pool.grad_map = grad_map.data();
+  map.grad_cells = static_cast<float*>(grad_cells.data());
+  const cudaError_t error = cuda::pooled_class_loss(args, map, machine, memory.data(), nullptr);
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
+  value.finish("the value");
+  grad_map.finish("the gradient of the map");
+  grad_cells.finish("the gradient of the cells");
+  grad_table.finish("the gradient of the table");
+  grad_bias.finish("the gradient of the bias");
+  memory.finish("the workspace");
+}
+
 }  // namespace bll::binding::device
 
 // For tests, by ctypes.
@@ -159,11 +262,14 @@ __attribute__((visibility("default"))) void bll_emulator_set(int order, int proc
   bll::binding::device::machine.processors = processors;
 }
 
-// Launches, blocks, barriers, shuffles and bytes loaded since the last call.
-__attribute__((visibility("default"))) void bll_emulator_counts(int64_t (&out)[5]) {
+// Launches, blocks, barriers, shuffles, bytes loaded and stored, and special functions since the
+// last call.
+__attribute__((visibility("default"))) void bll_emulator_counts(int64_t (&out)[7]) {
   auto& counts = bll_emulator::Machine::get().counts;
   out[0] = counts.launches, out[1] = counts.blocks, out[2] = counts.barriers;
   out[3] = counts.shuffles, out[4] = counts.loaded;
+  out[5] = std::exchange(bll_emulator::stored, 0);
+  out[6] = std::exchange(bll_emulator::special_functions, 0);
   counts = {};
 }
 

@@ -260,8 +260,18 @@ T counted_load(const T* from) {
   return *from;
 }
 
+// One block runs at a time, so every operation is atomic.
+template <class T>
+T atomic_add(T* at, T x) {
+  const T before = *at;
+  *at += x;
+  return before;
+}
+
 }  // namespace bll_emulator
 
+#define atomicAdd(pointer, value) bll_emulator::atomic_add(pointer, value)
+#define __threadfence() static_cast<void>(0)
 #define BLL_EMULATOR_TEXT_OF(x) #x
 #define BLL_EMULATOR_TEXT(x) BLL_EMULATOR_TEXT_OF(x)
 #define BLL_EMULATOR_HERE __FILE__ ":" BLL_EMULATOR_TEXT(__LINE__)
@@ -288,6 +298,7 @@ T counted_load(const T* from) {
       mask, value, static_cast<int>(threadIdx.x % 32) ^ static_cast<int>(lanes), \
       BLL_EMULATOR_HERE)
 #define __ldg(pointer) bll_emulator::counted_load(pointer)
+#define BLL_LOAD(pointer) bll_emulator::counted_load(pointer)
 
 #undef __launch_bounds__
 #define __launch_bounds__(...)

@@ -43,7 +43,8 @@ SANITIZE = [
 def emulated_sources() -> list[Path]:
     """The kernels, their doors and their binding, with an emulated device beneath."""
     shared = [CSRC / "torch" / f"{name}.cpp" for name in SHARED_WITH_CUDA]
-    return [*sources("cuda", "cu"), *sources("cuda"), *shared, HERE / "emulated_device.cpp"]
+    own = [path for path in sources("torch/cuda") if path.name != "device.cpp"]
+    return [*sources("cuda", "cu"), *sources("cuda"), *shared, *own, HERE / "emulated_device.cpp"]
 
 
 def build(sanitize: bool = False) -> Path:

@@ -6,91 +6,16 @@ import copy
 import random
 import threading
 import time
-from collections.abc import Sequence
 
 import pytest
 import torch
+from local_blocks import LocalBlock, adam, data, everything, network
 from tolerance import assert_same_bits
 from torch import Tensor, nn
 
 import bll_kernels as bk
-from bll_kernels.optim import BlockAdam
 from bll_kernels.pipeline.executor import Executor
-
-CLASSES = 5
-
-
-class LocalBlock:
-    """A module with a table of class messages; the last block reads its logits."""
-
-    def __init__(self, name: str, body: nn.Module, width: int, *, last: bool = False) -> None:
-        self.name, self.body, self.last = name, body, last
-        self.reads = frozenset({"output", "label"})
-        self.table = nn.Parameter(torch.randn(CLASSES, width) / width**0.5)
-        self.fault: tuple[str, int] | None = None
-        self.calls = {"forward": 0, "loss": 0}
-
-    def parameters(self) -> Sequence[Tensor]:
-        return [*self.body.parameters(), *([] if self.last else [self.table])]
-
-    def _count(self, kind: str) -> None:
-        self.calls[kind] += 1
-        if self.fault == (kind, self.calls[kind]):
-            raise ZeroDivisionError(f"planted in {kind}")
-
-    def forward(self, x: Tensor) -> Tensor:
-        self._count("forward")
-        return self.body(x)
-
-    def loss_and_grad(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        self._count("loss")
-        if self.last:
-            leaf = output.detach().requires_grad_()
-            value = nn.functional.cross_entropy(leaf, labels)
-            return value, torch.autograd.grad(value, leaf)[0]
-        value, (da, dtable) = bk.class_evidence_loss_value_and_grad(
-            output, self.table.detach(), labels, "gaussian", wrt=("a", "table")
-        )
-        self.table.grad = dtable if self.table.grad is None else self.table.grad + dtable
-        return value, da
-
-
-def network(seed: int, blocks: int, width: int, dropout: float = 0.2) -> list[LocalBlock]:
-    torch.manual_seed(seed)
-    found = []
-    for index in range(blocks):
-        last = index == blocks - 1
-        body = nn.Sequential(nn.Linear(width, CLASSES if last else width))
-        if not last:
-            body.extend([nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout)])
-        found.append(LocalBlock(f"b{index}", body, width, last=last))
-    return found
-
-
-def data(seed: int, batch: int, width: int, count: int) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        (
-            torch.randn(batch, width, generator=generator),
-            torch.randint(CLASSES, (batch,), generator=generator),
-        )
-        for _ in range(count)
-    ]
-
-
-def adam(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    return BlockAdam(parameters, lr=0.01)
-
-
-def everything(executor: Executor) -> list[Tensor]:
-    """Parameters, buffers and optimiser states."""
-    found: list[Tensor] = []
-    for block, optimizer in zip(executor.blocks, executor.optimizers, strict=True):
-        assert isinstance(block, LocalBlock)
-        found += [p.detach() for p in block.parameters()] + list(block.body.buffers())
-        for state in optimizer.state.values():
-            found += [value for value in state.values() if isinstance(value, Tensor)]
-    return found
+from bll_kernels.pipeline.worker import Worker
 
 
 def test_two_hundred_networks_end_with_the_bits_of_sequential() -> None:
@@ -177,7 +102,7 @@ def test_a_fault_surfaces_once_and_the_next_step_is_right(mode: str) -> None:
         with pytest.raises(ZeroDivisionError, match=f"planted in {kind}") as caught:
             executor.run(feed)
         assert caught.value.__notes__ == [f"in block 'b{index}', {kind} of micro-batch {at - 1}"]
-        assert threading.active_count() == 1
+        assert all(t.ended.is_set() for t in threading.enumerate() if isinstance(t, Worker))
         assert all(p.grad is None for block in blocks for p in block.parameters())
         blocks[index].fault = None
         twins = copy.deepcopy(blocks)
@@ -206,18 +131,6 @@ def test_random_numbers_of_the_caller_are_left_alone() -> None:
     assert_same_bits(got, torch.rand(3))
 
 
-def test_the_certificate() -> None:
-    executor = Executor(network(0, 2, 6), adam)
-    assert [str(line) for line in executor.certificate] == [
-        "b0: exact (reads its own input, parameters and label, output)",
-        "b1: exact (reads its own input, parameters and label, output)",
-    ]
-    blocks = network(0, 2, 6)
-    blocks[0].reads = frozenset({"output", "downstream"})
-    with pytest.raises(ValueError, match="the loss of 'b0' reads downstream, which other blocks"):
-        Executor(blocks, adam)
-
-
 def test_two_threads_are_refused() -> None:
     blocks = network(0, 2, 6)
     entered, leave = threading.Event(), threading.Event()
@@ -244,7 +157,10 @@ def test_two_threads_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "graph"}, "mode: expected one of sequential, pipelined, got 'graph'"),
+        (
+            {"mode": "graph"},
+            "mode: expected one of sequential, pipelined, graphed, auto, got 'graph'",
+        ),
         ({"mode": "pipelined", "depth": 4}, "depth: expected at most 3"),
         ({"micro_batches": 0}, "micro_batches: expected at least 1"),
         ({"slots": 0}, "slots: expected at least 1"),

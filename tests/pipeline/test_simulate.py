@@ -14,7 +14,12 @@ from bll_kernels.pipeline.schedule import (
     pipelined,
     sequential,
 )
-from bll_kernels.pipeline.simulate import BlockTimes, peak_activation_bytes, simulate
+from bll_kernels.pipeline.simulate import (
+    BlockTimes,
+    peak_activation_bytes,
+    simulate,
+    simulate_workers,
+)
 
 LOCAL = BlockTimes(forward=3.0, loss=0.5, backward=5.0, update=1.0)
 STEP = 9.5  # all four
@@ -115,6 +120,34 @@ def test_stages_of_backprop_hold_what_they_must() -> None:
         held[make] = peak_activation_bytes(ops, timeline, [1] * stages)
     assert held[gpipe] == stages * micro_batches
     assert held[one_forward_one_backward] == 4 + 3 + 2 + 1
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 4])
+def test_workers_reach_the_closed_forms(blocks: int) -> None:
+    """A worker per block is a lane per block; one worker does everything in turn."""
+    for batches in (1, 5):
+        ops = pipelined(blocks, depth=blocks, batches=batches)
+        everyone = simulate_workers(ops, [LOCAL] * blocks, workers=blocks)
+        closed = (blocks - 1) * 3.0 + batches * STEP
+        # A worker that waits for its step cannot take a later one: filling costs up to one more
+        # step of every block, once.
+        assert closed - 1e-9 <= everyone.makespan <= closed + (blocks - 1) * STEP
+        if blocks <= 2 or batches == 1:
+            assert everyone.makespan == pytest.approx(closed, rel=1e-12)
+        alone = simulate_workers(ops, [LOCAL] * blocks, workers=1)
+        assert alone.makespan == pytest.approx(blocks * batches * STEP)
+        assert alone.utilisation == pytest.approx(1)
+
+
+def test_two_workers_share_four_blocks() -> None:
+    ops = pipelined(4, depth=2, batches=50)
+    timeline = simulate_workers(ops, [LOCAL] * 4, workers=2)
+    # Nothing is shorter than half the work; filling costs less than a step or two.
+    assert 0.0 <= timeline.makespan - 50 * 4 * STEP / 2 < 2 * STEP
+    with pytest.raises(ValueError, match="workers: expected at least 1, got 0"):
+        simulate_workers(ops, [LOCAL] * 4, workers=0)
+    with pytest.raises(ValueError, match="for which it waits"):
+        simulate_workers(ops[4:], [LOCAL] * 4, workers=2)
 
 
 def test_bad_input() -> None:

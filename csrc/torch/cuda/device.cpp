@@ -5,8 +5,12 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include "cuda/api.h"
+#include "cuda/batch.h"
 #include "cuda/classes.h"
+#include "cuda/optim.h"
 #include "cuda/pool.h"
+#include "cuda/pooled.h"
+#include "cuda/softmax.h"
 #include "torch/rows.h"
 
 // Declared by torch's headers for CUDA builds of torch only; this library is built with any.
@@ -86,6 +90,48 @@ void grid_pool_backward(const cpu::PoolArgs& args, const Tensor& like) {
   const Launch launch(like);
   const Tensor workspace = scratch(like, cuda::pool_workspace(args));
   check(cuda::grid_pool_backward(args, workspace.mutable_data_ptr(), launch.stream()));
+}
+
+void gram_loss(const cpu::GramArgs& args, const Tensor& like) {
+  const Launch launch(like);
+  const Tensor workspace = scratch(like, cuda::gram_workspace(args, launch.device()));
+  check(cuda::gram_loss(args, launch.device(), workspace.mutable_data_ptr(), launch.stream()));
+}
+
+void class_means(const cpu::ClassMeansArgs& args, const Tensor& like) {
+  const Launch launch(like);
+  const Tensor workspace = scratch(like, cuda::means_workspace(args));
+  check(cuda::class_means(args, workspace.mutable_data_ptr(), launch.stream()));
+}
+
+void class_means_backward(const cpu::ClassMeansGradArgs& args, const Tensor& like) {
+  const Launch launch(like);
+  check(cuda::class_means_backward(args, launch.stream()));
+}
+
+void optim_step(const cuda::OptimTensor* tensors, int count, const cuda::OptimArgs& args,
+                const Tensor& like) {
+  const Launch launch(like);
+  if (args.found != nullptr) check(cuda::optim_check(tensors, count, args, launch.stream()));
+  check(cuda::optim_update(tensors, count, args, launch.stream()));
+}
+
+void softmax_rows(const cuda::SoftmaxRows& args, const Tensor& like) {
+  const Launch launch(like);
+  check(cuda::softmax_rows(args, launch.stream()));
+}
+
+void pooled_class_loss(const cpu::ClassArgs& args, const cpu::PoolArgs& pool, float* grad_cells,
+                       const Tensor& like) {
+  STD_TORCH_CHECK(cuda::serves_pooled(args, pool),
+                  "pooled_class_loss: the CUDA kernel takes gaussian and gaussian-precision with "
+                  "mean pooling, at most ",
+                  cuda::kMostClasses, " classes and ", cuda::kPooledLatents, " latents");
+  const Launch launch(like);
+  const cuda::PooledMap map{pool, grad_cells};
+  const Tensor workspace = scratch(like, cuda::pooled_workspace(args, map, launch.device()));
+  check(cuda::pooled_class_loss(args, map, launch.device(), workspace.mutable_data_ptr(),
+                                launch.stream()));
 }
 
 }  // namespace bll::binding::device

@@ -80,6 +80,20 @@ class ConsoleObserver:
         return f"{min(len(trainer.history) + 1, epochs)}/{epochs}"
 
 
+def print_certificate(trainer: Trainer) -> None:
+    """Print how the blocks run, and which parameters they see, to standard error."""
+    executor = trainer.executor
+    if executor is None:
+        return
+    console = Console(stderr=True, highlight=False)
+    console.print(
+        f"executor {executor.mode}, {executor.depth} of {len(executor.blocks)} blocks in flight, "
+        f"{executor.micro_batches} micro-batches; parameters seen, against one block at a time:"
+    )
+    for line in executor.certificate:
+        console.print(f"  {line}", soft_wrap=True)
+
+
 def print_results(results: Mapping[str, Any], out: Path) -> None:
     """Print the final table to standard output."""
     family = f", {results['family']}" if results["family"] else ""
@@ -92,6 +106,7 @@ def print_results(results: Mapping[str, Any], out: Path) -> None:
             f"{results['device']} ({results['device_name']}), {results['dtype']}, "
             f"{results['threads']} thread{'s' if results['threads'] != 1 else ''}"
         ),
+        "executor": results["executor_choice"] or results["executor"],
         "seed": str(results["seed"]),
         "epochs": f"{results['epochs']}, batch {results['batch_size']}, lr {results['lr']:g}",
         "time": (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bll.commands.errors import INTERRUPTED, CommandError
-from bll.commands.progress import ConsoleObserver, print_results
+from bll.commands.progress import ConsoleObserver, print_certificate, print_results
 from bll.training.checkpoint import CheckpointError
 from bll.training.interrupt import StopRequest
 from bll.training.run import Run
@@ -36,6 +36,8 @@ def train(
         run = Run.resume(out, given) if resume else Run.begin(out, given, overwrite=overwrite)
     except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
+    if not quiet:
+        print_certificate(run.trainer)
     try:
         with StopRequest() as stop, ConsoleObserver(run.trainer, quiet=quiet) as observer:
             finished = run.train(observer, stop)

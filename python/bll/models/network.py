@@ -12,7 +12,8 @@ class Network:
     """A network and where it is cut.
 
     Attributes:
-        model: Maps images ``[B, C, H, W]`` to logits ``[B, num_classes]``.
+        model: Maps images ``[B, C, H, W]`` to logits ``[B, num_classes]``, or symbols ``[B, T]`` to
+            logits ``[B, T, num_classes]``.
         cuts: Names of the last module of every block but the last, in execution order; what
             follows the last name is the last block. Empty for one block.
     """

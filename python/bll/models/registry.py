@@ -7,11 +7,28 @@ from bll.models.cost import multiply_adds
 from bll.models.mlp import mlp
 from bll.models.network import Network
 from bll.models.resnet import RESNETS, ResNet
+from bll.models.vgg import Vgg8b
 
-MODEL_NAMES: tuple[str, ...] = ("mlp", *RESNETS)
+MODEL_NAMES: tuple[str, ...] = ("mlp", *RESNETS, "vgg8b")
 
 
-def _resnet_cuts(model: ResNet, image_shape: tuple[int, int, int], blocks: int) -> tuple[str, ...]:
+Shape = tuple[int, int, int]
+
+
+def _vgg_cuts(model: Vgg8b, image_shape: Shape, blocks: int) -> tuple[str, ...]:
+    """Cuts between layers, balanced by multiply-adds; one per layer for eight blocks."""
+    counts = multiply_adds(model, image_shape)
+    layers = [name for name, _ in model.named_children()]
+    if not 1 <= blocks <= len(layers):
+        raise ValueError(f"blocks: expected 1 to {len(layers)} (the layers), got {blocks}")
+    costs = [
+        sum(count for name, count in counts.items() if name.split(".")[0] == layer)
+        for layer in layers
+    ]
+    return tuple(layers[end] for end in balanced_ends(costs, blocks))
+
+
+def _resnet_cuts(model: ResNet, image_shape: Shape, blocks: int) -> tuple[str, ...]:
     """Cuts after the stages for four blocks, else between units, balanced by multiply-adds."""
     stages = [name for name, _ in model.named_children() if name.startswith("stage")]
     if blocks == len(stages):
@@ -35,9 +52,14 @@ def _resnet_cuts(model: ResNet, image_shape: tuple[int, int, int], blocks: int) 
     return tuple(units[end] for end in balanced_ends(costs, blocks))
 
 
+def _check_width(width: int | None) -> None:
+    if width is not None and width < 1:
+        raise ValueError(f"width: expected at least 1, got {width}")
+
+
 def build_network(
     name: str,
-    image_shape: tuple[int, int, int],
+    image_shape: Shape,
     num_classes: int,
     *,
     blocks: int = 4,
@@ -50,20 +72,25 @@ def build_network(
         image_shape: Channels, height and width of an image.
         num_classes: Number of logits.
         blocks: Number of blocks. It sets the depth of ``mlp``; a residual network keeps its depth
-            and is cut after its stages (4 blocks) or between residual units.
+            and is cut after its stages (4 blocks) or between residual units; ``vgg8b`` is cut
+            between its layers.
         width: Hidden units of ``mlp`` (default 256), or channels of a residual network's first
-            stage (default 16 for ``resnet10``, 64 for the others).
+            stage (default 16 for ``resnet10``, 64 for the others) or of the first convolution of
+            ``vgg8b`` (default 128).
 
     Raises:
         ValueError: An argument is out of its range.
     """
     if name == "mlp":
         return mlp(image_shape, num_classes, blocks=blocks, width=256 if width is None else width)
+    if name == "vgg8b":
+        _check_width(width)
+        vgg = Vgg8b(image_shape, num_classes, 128 if width is None else width)
+        return Network(vgg, _vgg_cuts(vgg, image_shape, blocks))
     if name not in RESNETS:
         raise ValueError(f"model: expected one of {', '.join(MODEL_NAMES)}, got {name!r}")
     shape = RESNETS[name]
+    _check_width(width)
     channels = shape.width if width is None else width
-    if channels < 1:
-        raise ValueError(f"width: expected at least 1, got {channels}")
     model = ResNet(shape, image_shape[0], num_classes, channels)
     return Network(model, _resnet_cuts(model, image_shape, blocks))

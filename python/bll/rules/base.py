@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import dataclasses
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bll.backward_path import BackwardPath
 from bll.features import FeatureSpec, Pool
 from bll.feedback import Message
 
 
-class Rule(ABC):
+class Rule:
     """A learning rule for the blocks before the last; the last block gets cross-entropy.
 
     A rule is a frozen dataclass: its fields are its options, it pickles, and it holds no tensors.
@@ -20,21 +21,31 @@ class Rule(ABC):
 
     Attributes:
         name: Name the rule is asked for and reported under.
-        reads: What the loss of a block reads, of "output" (its own), "label", "feedback" (its own
-            message) and "downstream" (gradients of later blocks). A schedule may run blocks apart
-            only where "downstream" is absent.
+        source: Where the rule was published, in a line.
+        reads: What the loss of a block reads. Of its own: "output", "label", "feedback" (its
+            message). Of other blocks: "next-feedback" (weights of later blocks' messages), "error"
+            (the gradient of the model's loss to its output) and "downstream" (gradients of later
+            blocks). A schedule may run blocks apart only where nothing of other blocks is read.
         cuts: Whether gradients stop at the borders between blocks.
-        local: Whether the blocks before the last have a loss of their own.
+        local: Whether the blocks before the last have a loss of their own. With "error" among its
+            `reads` that is `error_loss`, taken once the model's output is known.
+        needs_example: Whether the messages can only be made where shapes are known, so that `wrap`
+            needs an example.
     """
 
     name: ClassVar[str]
+    source: ClassVar[str] = ""
     reads: ClassVar[frozenset[str]]
     cuts: ClassVar[bool]
     local: ClassVar[bool]
+    needs_example: ClassVar[bool] = False
 
-    @abstractmethod
     def describe(self) -> dict[str, object]:
-        """Return the rule's name, family and options as plain data, for reports."""
+        """Return the rule's name, family (None where it has none) and options as plain data."""
+        own = [field.name for field in dataclasses.fields(self) if field.init]  # type: ignore[arg-type]
+        values = {name: getattr(self, name) for name in own}
+        plain = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+        return {"rule": self.name, "family": None, **plain}
 
     def feature_spec(self, feature: Tensor) -> FeatureSpec | None:
         """Return how features of this shape are read, or None if they are not."""
@@ -46,11 +57,12 @@ class Rule(ABC):
         """Return a fresh message for one block, still without shapes, or None if there is none."""
         return None
 
-    @abstractmethod
     def loss(
         self, feature: Tensor, labels: Tensor, message: Message | None, pool: Pool | None
     ) -> Tensor:
         """Return the local loss of one block, 0-dim, averaged over the batch.
+
+        Not called for rules that read "error" or have no local loss.
 
         Args:
             feature: [B, D], or a [B, C, H, W] map when `pool` is given.
@@ -58,3 +70,25 @@ class Rule(ABC):
             message: What `make_message` returned, with its shapes.
             pool: (kind, grid) in front of the loss, or None.
         """
+        raise NotImplementedError(f"rule {self.name!r} has no local loss")
+
+    def error_loss(
+        self, feature: Tensor, error: Tensor, message: Message | None, pool: Pool | None
+    ) -> Tensor:
+        """Return what stands for a loss in a rule that reads "error", 0-dim.
+
+        Args:
+            feature: As in `loss`.
+            error: Gradient of the model's loss to its logits, constant, of the logits' shape.
+            message: As in `loss`.
+            pool: As in `loss`.
+        """
+        raise NotImplementedError(f"rule {self.name!r} reads no error")
+
+    def make_backward(self, model: nn.Module, seed: int) -> BackwardPath | None:
+        """Return weights of a backward path of the whole model's own, or None if there are none.
+
+        Raises:
+            ValueError: The model has a module the rule cannot serve.
+        """
+        return None

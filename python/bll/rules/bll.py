@@ -22,6 +22,7 @@ class BllRule(MessageRule):
     """
 
     name: ClassVar[str] = "bll"
+    source: ClassVar[str] = "Kappel et al., arXiv 2305.14974; normalised over classes here"
     reads: ClassVar[frozenset[str]] = frozenset({"output", "label", "feedback"})
     cuts: ClassVar[bool] = True
     local: ClassVar[bool] = True
@@ -34,7 +35,7 @@ class BllRule(MessageRule):
         scaled, pool = self._scaled(feature, pool)
         return bll_kernels.class_evidence_loss(
             scaled,
-            table.table,
+            table.rows(),
             labels,
             self._family,
             bias=table.bias,

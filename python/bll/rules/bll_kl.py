@@ -26,6 +26,7 @@ class BllKlRule(MessageRule):
     """
 
     name: ClassVar[str] = "bll-kl"
+    source: ClassVar[str] = "Kappel et al., arXiv 2305.14974"
     reads: ClassVar[frozenset[str]] = frozenset({"output", "label", "feedback"})
     cuts: ClassVar[bool] = True
     local: ClassVar[bool] = True
@@ -51,5 +52,5 @@ class BllKlRule(MessageRule):
         table = self._class_table(message)
         scaled, pool = self._scaled(feature, pool)
         return bll_kernels.posterior_kl(
-            scaled, table.table, self._family, labels=labels, pool=pool, tilt=self.tilt
+            scaled, table.rows(), self._family, labels=labels, pool=pool, tilt=self.tilt
         )

@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
-from bll.features import Pool
-from bll.feedback import Message
 from bll.rules.base import Rule
 from bll.rules.bll import BllRule
 
@@ -18,19 +14,10 @@ class BpRule(Rule):
     """The plain network with the final cross-entropy: rule `bp`."""
 
     name: ClassVar[str] = "bp"
+    source: ClassVar[str] = "Rumelhart, Hinton, Williams 1986"
     reads: ClassVar[frozenset[str]] = frozenset({"output", "label", "downstream"})
     cuts: ClassVar[bool] = False
     local: ClassVar[bool] = False
-
-    def describe(self) -> dict[str, object]:
-        """Return the rule's name; it has no family."""
-        return {"rule": self.name, "family": None}
-
-    def loss(
-        self, feature: Tensor, labels: Tensor, message: Message | None, pool: Pool | None
-    ) -> Tensor:
-        """Raise: only the last block of this rule has a loss."""
-        raise RuntimeError("rule 'bp' has no local loss")
 
 
 @dataclass(frozen=True)
@@ -38,5 +25,6 @@ class DeepSupervisionRule(BllRule):
     """The local losses of `bll` on a network that is not cut: rule `bp-deepsup`."""
 
     name: ClassVar[str] = "bp-deepsup"
+    source: ClassVar[str] = "Lee et al. 2015, with the heads of `bll`"
     reads: ClassVar[frozenset[str]] = frozenset({"output", "label", "feedback", "downstream"})
     cuts: ClassVar[bool] = False

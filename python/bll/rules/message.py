@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,12 +11,14 @@ from torch import Tensor
 import bll_kernels
 from bll.features import FeatureSpec, Pool, feature_spec
 from bll.feedback import ClassTable, Message
+from bll.feedback_chain import FeedbackBlock
 from bll.rules.base import Rule
+from bll.rules.checks import check_choice, check_pool, check_positive, check_width
 from bll_kernels.families import Family, get_family
 
 # Post-activation features are of order one, where a Bernoulli mean hardly moves (docs/method.md).
 _DEFAULT_GAIN = {"bernoulli": 4.0}
-_POOL_KINDS = ("mean", "max", "std")
+_FEEDBACK = ("learned", "fixed", "chained")
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class MessageRule(Rule):
 
     Attributes:
         family: Exponential family of the messages, a name or a `Family`.
-        feedback: "learned" (the table is trained by the block's own loss) or "fixed".
+        feedback: "learned" (the table is trained by the block's own loss), "fixed", or "chained"
+            (a learned feedback block per block, fed by the next block's; see `FeedbackBlock`).
         pool: Pooling of feature maps, (kind, grid).
         tilt: Power the message is raised to.
         gain: Factor on the feature before it is read as a parameter; None: 4 for bernoulli, else 1.
         std: Standard deviation of the table's draw; None: 1 / sqrt(latents).
         max_width: Upper limit on the latents of a pooled map.
+        feedback_width: Units of a chained feedback block.
     """
 
     family: Family | str = "gaussian"
@@ -41,6 +44,7 @@ class MessageRule(Rule):
     gain: float | None = None
     std: float | None = None
     max_width: int = 4096
+    feedback_width: int = 64
     _family: Family = field(init=False, repr=False, compare=False)
 
     has_bias: ClassVar[bool] = True
@@ -52,13 +56,17 @@ class MessageRule(Rule):
                 "family: 'gaussian-diagonal' has two parameters per latent, a block's feature one; "
                 "expected 'gaussian', 'gaussian-precision', 'bernoulli' or 'categorical'"
             )
-        if self.feedback not in ("learned", "fixed"):
-            raise ValueError(f"feedback: expected 'learned' or 'fixed', got {self.feedback!r}")
-        _check_pool(self.pool)
-        _check_positive("tilt", self.tilt)
-        _check_positive("gain", 1.0 if self.gain is None else self.gain)
-        _check_positive("std", 1.0 if self.std is None else self.std)
+        check_choice("feedback", self.feedback, _FEEDBACK)
+        check_pool("pool", self.pool)
+        check_positive("tilt", self.tilt)
+        check_positive("gain", 1.0 if self.gain is None else self.gain)
+        check_positive("std", 1.0 if self.std is None else self.std)
+        check_width("max_width", self.max_width)
+        check_width("feedback_width", self.feedback_width)
         object.__setattr__(self, "_family", family)
+        if self.feedback == "chained":
+            # Instances of a class whose other forms are strictly local.
+            object.__setattr__(self, "reads", self.reads | {"next-feedback"})
 
     @property
     def feature_gain(self) -> float:
@@ -82,8 +90,19 @@ class MessageRule(Rule):
         """Return how features of this shape are read."""
         return feature_spec(feature, self.pool, self.max_width)
 
-    def make_message(self, num_classes: int, seed: int, device: torch.device | None) -> ClassTable:
-        """Return a fresh class table for one block."""
+    def make_message(
+        self, num_classes: int, seed: int, device: torch.device | None
+    ) -> ClassTable | FeedbackBlock:
+        """Return a fresh class table, or feedback block, for one block."""
+        if self.feedback == "chained":
+            return FeedbackBlock(
+                num_classes,
+                width=self.feedback_width,
+                std=self.std,
+                bias=self.has_bias,
+                seed=seed,
+                device=device,
+            )
         return ClassTable(
             num_classes,
             learned=self.feedback == "learned",
@@ -101,25 +120,9 @@ class MessageRule(Rule):
             return feature * self.feature_gain, None
         return bll_kernels.grid_pool(feature, *pool) * self.feature_gain, None
 
-    def _class_table(self, message: Message | None) -> ClassTable:
-        if not isinstance(message, ClassTable):
-            raise TypeError(f"message: expected a ClassTable, got {type(message).__name__}")
+    def _class_table(self, message: Message | None) -> ClassTable | FeedbackBlock:
+        if not isinstance(message, (ClassTable, FeedbackBlock)):
+            raise TypeError(
+                f"message: expected a ClassTable or FeedbackBlock, got {type(message).__name__}"
+            )
         return message
-
-
-def _check_positive(name: str, value: object) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (number and math.isfinite(cast(float, value)) and cast(float, value) > 0):
-        raise ValueError(f"{name}: expected a positive finite number, got {value!r}")
-
-
-def _check_pool(pool: object) -> None:
-    valid = (
-        isinstance(pool, tuple)
-        and len(pool) == 2
-        and pool[0] in _POOL_KINDS
-        and isinstance(pool[1], int)
-        and pool[1] >= 1
-    )
-    if not valid:
-        raise ValueError(f"pool: expected (kind, grid) with kind in {_POOL_KINDS}, got {pool!r}")

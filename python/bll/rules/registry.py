@@ -1,18 +1,31 @@
-"""Rules by name."""
+"""Rules by name: those of the modules of this package."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from dataclasses import fields
 from typing import Any
 
 from bll.rules.base import Rule
-from bll.rules.bll import BllRule
-from bll.rules.bll_kl import BllKlRule
-from bll.rules.bp import BpRule, DeepSupervisionRule
 
-_RULES: dict[str, type[Rule]] = {
-    rule.name: rule for rule in (BllRule, BllKlRule, BpRule, DeepSupervisionRule)
-}
+
+def _find_rules() -> dict[str, type[Rule]]:
+    """Return the rules that the modules beside this one define, in the order of their names."""
+    package = __name__.rpartition(".")[0]
+    folder = importlib.import_module(package).__path__
+    found: list[type[Rule]] = []
+    for entry in pkgutil.iter_modules(folder, package + "."):
+        if entry.name == __name__:
+            continue
+        for value in vars(importlib.import_module(entry.name)).values():
+            own = isinstance(value, type) and value.__module__ == entry.name
+            if own and issubclass(value, Rule) and "name" in vars(value):
+                found.append(value)
+    return {rule.name: rule for rule in sorted(found, key=lambda rule: rule.name)}
+
+
+_RULES = _find_rules()
 
 
 def rule_names() -> tuple[str, ...]:

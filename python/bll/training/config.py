@@ -11,13 +11,14 @@ from typing import Any
 from bll.data import DATASET_NAMES
 from bll.models import MODEL_NAMES
 from bll.rules.registry import get_rule
+from bll_kernels.pipeline.block import LOCAL_READS
 
-EXECUTORS = ("sequential", "pipelined")
+EXECUTORS = ("sequential", "pipelined", "auto")
 DTYPES = ("float32", "float64", "bfloat16")
 
 
 def default_batch_size(model: str) -> int:
-    """Images per batch when none is asked for: 200 for ``mlp``, 100 for residual networks."""
+    """Images per batch when none is asked for: 200 for ``mlp``, 100 for the others."""
     return 200 if model == "mlp" else 100
 
 
@@ -34,9 +35,10 @@ class TrainConfig:
         family: Exponential family of the rule's messages; ``None`` for the rule's default.
         width: Width of the network; ``None`` for its default.
         executor: How the blocks of a step are run: ``sequential`` (one ordinary loop), or
-            ``pipelined`` (`bll.executor`: several blocks at once, on the CPU).
+            ``pipelined`` (`bll.executor`: several blocks at once), or ``auto`` (the fastest mode
+            of `bll.executor`, measured while it trains).
         depth: Blocks in flight of ``pipelined``; ``None`` for all.
-        micro_batches: Equal parts ``pipelined`` cuts a batch into.
+        micro_batches: Equal parts the executor cuts a batch into.
         epochs: Passes over the training images.
         batch_size: Images per step.
         lr: Peak learning rate of the one-cycle schedule.
@@ -87,7 +89,7 @@ class TrainConfig:
         _at_least("micro-batches", self.micro_batches, 1)
         if self.executor == "sequential":
             if self.depth not in (None, 1) or self.micro_batches != 1:
-                raise ValueError("depth, micro-batches: need --executor pipelined")
+                raise ValueError("depth, micro-batches: need --executor pipelined or auto")
             return
         if self.depth is not None:
             _at_least("depth", self.depth, 1)
@@ -100,8 +102,14 @@ class TrainConfig:
             )
         if "downstream" in rule.reads:
             raise ValueError(f"executor: rule {self.rule!r} needs gradients of later blocks")
-        if self.device != "cpu" or self.dtype == "bfloat16":
-            raise ValueError("executor: pipelined runs on the cpu, in float32 or float64")
+        foreign = rule.reads - LOCAL_READS
+        if foreign:
+            raise ValueError(
+                f"executor: rule {self.rule!r} reads {', '.join(sorted(foreign))}, which other "
+                "blocks change"
+            )
+        if self.dtype == "bfloat16":
+            raise ValueError(f"executor: {self.executor} runs in float32 or float64")
 
     def to_record(self) -> dict[str, Any]:
         """The options as values JSON can hold."""

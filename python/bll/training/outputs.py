@@ -63,6 +63,10 @@ def summary(trainer: Trainer, energy: RunEnergy | None = None) -> dict[str, Any]
         "cuts": list(trainer.cuts),
         "width": config.width,
         "executor": config.executor,
+        "executor_choice": _choice(trainer),
+        "certificate": [str(line) for line in trainer.executor.certificate]
+        if trainer.executor
+        else None,
         "depth": trainer.depth,
         "micro_batches": config.micro_batches,
         "device": config.device,
@@ -86,6 +90,11 @@ def summary(trainer: Trainer, energy: RunEnergy | None = None) -> dict[str, Any]
         "commit": commit,
         "commit_has_changes": has_changes,
     }
+
+
+def _choice(trainer: Trainer) -> str | None:
+    chosen = trainer.executor.choice if trainer.executor else None
+    return None if chosen is None else str(chosen)
 
 
 def write_metrics(out: Path, trainer: Trainer) -> None:

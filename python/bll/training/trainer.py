@@ -104,7 +104,7 @@ class Trainer:
             seed=config.seed,
         )
         self.optimizer = BlockAdam(param_groups(self.model, lr=config.lr))
-        self.executor = self._make_executor() if config.executor == "pipelined" else None
+        self.executor = None if config.executor == "sequential" else self._make_executor()
         self.history: list[EpochRecord] = []
         self.losses = LossMeter(self.device)
         self.timer = StepTimer(self.device)
@@ -114,7 +114,7 @@ class Trainer:
         return executor(
             self.model,
             lambda parameters: GroupUpdates(self.optimizer, parameters),
-            mode="pipelined",
+            mode=self.config.executor,
             depth=self.config.depth,
             micro_batches=self.config.micro_batches,
             threads=self.threads,

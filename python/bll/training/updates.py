@@ -32,6 +32,9 @@ class GroupUpdates:
         for index in self.groups:
             self.optimizer.step_block(index)
 
+    #: What an executor's traced steps call; there is nothing around `step` to leave out.
+    step_blocks = step
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the block's gradients, or zero them in place."""
         for parameter in self.parameters:

@@ -1,0 +1,1 @@
+"""Measurements of the pipeline executor on the CPU."""

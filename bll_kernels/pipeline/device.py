@@ -1,0 +1,156 @@
+"""What the executor asks of a device that works asynchronously: lanes, marks, graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from bll_kernels.pipeline.block import Block
+from bll_kernels.pipeline.events import Clock
+
+#: A queue of work that runs in order, such as a CUDA stream; only its device looks inside.
+Lane = Any
+#: A point in a lane, such as a CUDA event.
+Mark = Any
+Work = Callable[[], None]
+
+
+class Device(Protocol):
+    """Runs work in lanes; only `wait` orders one lane after another."""
+
+    def lane(self, number: int) -> Lane:
+        """The lane of this number; always the same one."""
+
+    def caller(self) -> Lane:
+        """The lane in which the caller's own work runs."""
+
+    def launch(self, lane: Lane, work: Work) -> None:
+        """Puts work at the end of a lane."""
+
+    def record(self, lane: Lane) -> Mark:
+        """Marks the end of what a lane has been given so far."""
+
+    def wait(self, lane: Lane, mark: Mark) -> None:
+        """Lets the lane's further work begin only when the mark is reached."""
+
+    def retire(self, tensor: Tensor) -> None:
+        """Called inside work of the lane that made a tensor, before its last reference is dropped.
+
+        The lane's further work may get the memory.
+        """
+
+    def settle(self) -> None:
+        """Lets the host go on: results of work launched so far may be used in the caller's lane."""
+
+    def synchronize(self) -> None:
+        """Waits until all work is done."""
+
+    def capture(self, work: Work) -> Work:
+        """Records what `work` launches, without running it; the result runs it all again.
+
+        Raises:
+            RuntimeError: something in it cannot be captured.
+        """
+
+    def clock(self) -> Clock:
+        """A clock whose marks are points of the lane they are made in."""
+
+
+class CudaDevice:
+    """Streams, events and graphs of CUDA. Not yet shown on a GPU.
+
+    Nothing waits on the host. Memory belongs to the stream that allocated it: whoever drops the
+    last reference has let that stream wait for every reader before, so `record_stream` is not
+    needed.
+
+    Args:
+        device: The GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._lanes: dict[int, torch.cuda.Stream] = {}
+        self._capture_lane: torch.cuda.Stream | None = None
+
+    def lane(self, number: int) -> Lane:
+        """See `Device`."""
+        if number not in self._lanes:
+            self._lanes[number] = torch.cuda.Stream(self.device)
+        return self._lanes[number]
+
+    def caller(self) -> Lane:
+        """See `Device`."""
+        return torch.cuda.current_stream(self.device)
+
+    def launch(self, lane: Lane, work: Work) -> None:
+        """See `Device`."""
+        with torch.cuda.stream(lane):
+            work()
+
+    def record(self, lane: Lane) -> Mark:
+        """See `Device`."""
+        return lane.record_event()
+
+    def wait(self, lane: Lane, mark: Mark) -> None:
+        """See `Device`."""
+        lane.wait_event(mark)
+
+    def retire(self, tensor: Tensor) -> None:
+        """See `Device`; dropping the reference is all."""
+
+    def settle(self) -> None:
+        """See `Device`; work of the caller's stream is ordered by the stream."""
+
+    def synchronize(self) -> None:
+        """See `Device`."""
+        torch.cuda.synchronize(self.device)
+
+    def capture(self, work: Work) -> Work:
+        """See `Device`."""
+        if self._capture_lane is None:
+            self._capture_lane = torch.cuda.Stream(self.device)
+        graph = torch.cuda.CUDAGraph()
+        mode = "thread_local"
+        with torch.cuda.graph(graph, stream=self._capture_lane, capture_error_mode=mode):
+            work()
+        return graph.replay
+
+    def clock(self) -> Clock:
+        """See `Device`."""
+        return _CudaClock(self.device)
+
+
+def default_device(blocks: Sequence[Block]) -> Device | None:
+    """The GPU that holds the blocks' parameters, or None where they are on the CPU.
+
+    Raises:
+        ValueError: they are on several devices, or on one of another kind.
+    """
+    found = {parameter.device for block in blocks for parameter in block.parameters()}
+    if len(found) > 1 or any(device.type not in ("cpu", "cuda") for device in found):
+        names = ", ".join(sorted(map(str, found)))
+        raise ValueError(f"blocks: expected parameters on the CPU or on one GPU, got {names}")
+    return next((CudaDevice(device) for device in found if device.type == "cuda"), None)
+
+
+class _CudaClock:
+    """Timed events, in nanoseconds after the first."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.first = torch.cuda.Event(enable_timing=True)
+        self.first.record(torch.cuda.current_stream(device))
+
+    def mark(self) -> torch.cuda.Event:
+        """An event in the current stream."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def nanoseconds(self, mark: torch.cuda.Event) -> int:
+        """See `Clock`."""
+        mark.synchronize()
+        milliseconds: float = self.first.elapsed_time(mark)
+        return round(1e6 * milliseconds)

@@ -1,0 +1,16 @@
+"""Errors of blocks, and where they came from."""
+
+from __future__ import annotations
+
+from bll_kernels.pipeline.schedule import Kind
+
+
+def note(error: BaseException, block: str, kind: Kind, micro_batch: int) -> None:
+    """Adds a note that says in which block, operation and micro-batch an error was raised."""
+    text = f"in block {block!r}, {kind.value} of micro-batch {micro_batch}"
+    notes = getattr(error, "__notes__", None)
+    if notes is None:
+        # What BaseException.add_note does from Python 3.11 on.
+        error.__notes__ = [text]  # type: ignore[attr-defined]
+    else:
+        notes.append(text)

@@ -1,0 +1,157 @@
+"""The whole step of the executor, optimisers included, captured in one graph of the device.
+
+The first step with a shape runs in lanes and trains; the second is captured and replayed, and so
+are all that follow. Capturing runs nothing, so no step is lost and none is done twice.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from bll_kernels.pipeline.block import StepResult
+from bll_kernels.pipeline.device import Device, Work
+from bll_kernels.pipeline.step import Updater
+from bll_kernels.pipeline.stream_run import StreamRun
+
+if TYPE_CHECKING:
+    from bll_kernels.pipeline.executor import Executor
+
+#: Graphs kept, the ones used last; each has memory of its own.
+GRAPHS: Final = 4
+
+
+class CaptureError(RuntimeError):
+    """A step cannot be captured; nothing of it was run."""
+
+
+@dataclass
+class _Graph:
+    """A captured step and the memory it reads and writes."""
+
+    x: Tensor
+    labels: Tensor
+    run: StreamRun
+    replay: Work
+
+
+class GraphedSteps:
+    """Steps of an executor as replays of captured graphs.
+
+    Args:
+        executor: Whose steps.
+        device: Where.
+
+    Raises:
+        ValueError: a block's optimiser keeps state on the host that a replay would not change.
+    """
+
+    def __init__(self, executor: Executor, device: Device) -> None:
+        for block, updater in zip(executor.blocks, executor.optimizers, strict=True):
+            check_capturable(block.name, updater)
+        self.executor = executor
+        self.device = device
+        self._known: set[Any] = set()
+        self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
+
+    def step(self, x: Tensor, labels: Tensor) -> StepResult:
+        """One batch.
+
+        Raises:
+            CaptureError: the step cannot be captured, as where a block draws random numbers;
+                nothing of it was run.
+        """
+        shapes = (x.shape, x.dtype, x.stride(), labels.shape, labels.dtype, labels.stride())
+        if shapes not in self._known:
+            inputs = self.executor.split(x, labels)
+            result = StreamRun(self.executor, self.device, inputs).execute()[0]
+            self._known.add(shapes)
+            return result
+        key = (shapes, tuple(_options(updater) for updater in self.executor.optimizers))
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = self._capture(x, labels)
+        self._graphs.move_to_end(key)
+        while len(self._graphs) > GRAPHS:
+            self._graphs.popitem(last=False)
+        return self._replay(graph, x, labels)
+
+    def _capture(self, x: Tensor, labels: Tensor) -> _Graph:
+        for block, draws in zip(self.executor.blocks, self.executor.draws, strict=True):
+            if draws:
+                raise CaptureError(
+                    f"block {block.name!r} draws random numbers, and a graph would draw others "
+                    "than mode 'sequential'"
+                )
+        own_x, own_labels = torch.empty_like(x), torch.empty_like(labels)
+        run = StreamRun(self.executor, self.device, self.executor.split(own_x, own_labels))
+        try:
+            replay = self.device.capture(run.issue)
+        # Whatever refuses to be captured, on the host or on the device, has run nothing.
+        except Exception as error:
+            for step in self.executor.steps:
+                step.drop()
+            raise CaptureError(f"the step cannot be captured: {error}") from error
+        return _Graph(own_x, own_labels, run, replay)
+
+    def _replay(self, graph: _Graph, x: Tensor, labels: Tensor) -> StepResult:
+        caller = self.device.caller()
+        found: list[StepResult] = []
+
+        def fill() -> None:
+            graph.x.copy_(x)
+            graph.labels.copy_(labels)
+
+        def read() -> None:
+            # The next replay writes to the same memory.
+            result = graph.run.results[0]
+            losses = {name: loss.clone() for name, loss in result.losses.items()}
+            found.append(StepResult(losses, result.output.clone()))
+
+        self.device.launch(caller, fill)
+        graph.replay()
+        self.device.launch(caller, read)
+        self.device.settle()
+        return found[0]
+
+
+def check_capturable(block: str, updater: Updater) -> None:
+    """Refuses an optimiser whose steps a graph cannot hold.
+
+    Raises:
+        ValueError: its state is on the host, or its options cannot be seen.
+    """
+    for group in _groups(block, updater):
+        if group.get("capturable") is False:
+            raise ValueError(
+                f"optimizer_factory: expected an optimiser that can be captured for block "
+                f"{block!r}, got {type(updater).__name__} with capturable=False"
+            )
+
+
+def _groups(block: str, updater: Updater) -> Sequence[dict[str, Any]]:
+    for holder in (updater, getattr(updater, "optimizer", None)):
+        groups = getattr(holder, "param_groups", None)
+        if groups is not None:
+            return list(groups)
+    raise ValueError(
+        f"optimizer_factory: expected an optimiser with param_groups for block {block!r}, got "
+        f"{type(updater).__name__}"
+    )
+
+
+def _options(updater: Updater) -> Any:
+    """What a graph holds of an optimiser by value: a change needs a new graph."""
+    return tuple(
+        tuple((name, value) for name, value in sorted(group.items()) if _by_value(name, value))
+        for group in _groups("", updater)
+    )
+
+
+def _by_value(name: str, value: Any) -> bool:
+    return name != "params" and not isinstance(value, Tensor)

@@ -1,0 +1,284 @@
+"""Local steps without autograd: traced on a first micro-batch, checked, then run as programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from bll_kernels.backends.selection import requested_backend
+from bll_kernels.pipeline.block import Block
+from bll_kernels.pipeline.capture import NotTraceable, capture, total
+from bll_kernels.pipeline.program import Program
+from bll_kernels.pipeline.simplify import simplify
+from bll_kernels.pipeline.step import GENERATOR, AutogradStep, LocalStep, Updater
+
+# Relative to the norm of all gradients: a bias in front of a batch norm has a gradient of nothing
+# but rounding.
+_TOLERANCE: Final = {torch.float64: 1e-10, torch.float32: 1e-4}
+_HALF_TOLERANCE: Final = 3e-2
+
+
+#: Ways to run local steps.
+LOCAL_STEPS: Final = ("auto", "autograd", "traced")
+
+
+@runtime_checkable
+class TraceableBlock(Block, Protocol):
+    """A block whose step may be traced."""
+
+    def buffers(self) -> Sequence[Tensor]:
+        """Everything its forward may write to, such as running statistics."""
+
+    def trace_key(self) -> Hashable:
+        """What its Python code depends on beside its inputs.
+
+        Training mode, and where its parameters and buffers lie: a trace with another key is not
+        used. Asked before every forward.
+        """
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A first micro-batch, run by autograd, and what the block was before it."""
+
+    key: Hashable
+    x: Tensor
+    labels: Tensor
+    buffers: list[Tensor]
+    before: list[Tensor]
+    gradients: list[Tensor | None]
+    generator: Tensor
+    output: Tensor
+    saved: Any
+
+
+def make_step(block: Block, updater: Updater, micro_batches: int, local_step: str) -> LocalStep:
+    """The local step of a block.
+
+    Args:
+        block: The block.
+        updater: Of its parameters.
+        micro_batches: Micro-batches of a batch.
+        local_step: One of `LOCAL_STEPS`.
+
+    Raises:
+        TypeError: "traced" for a block without `trace_key` and `buffers`.
+    """
+    if local_step != "autograd" and isinstance(block, TraceableBlock):
+        return TracedStep(block, updater, micro_batches, required=local_step == "traced")
+    if local_step == "traced":
+        raise TypeError(
+            f"blocks: expected `trace_key` and `buffers` of {block.name!r} for traced steps, "
+            f"got a {type(block).__name__} without"
+        )
+    return AutogradStep(block, updater, micro_batches)
+
+
+class TracedStep:
+    """A block's local step as a program of ATen operations, one per shape of input.
+
+    The first micro-batch of a shape runs by autograd. Its step is then traced, simplified, and run
+    a second time from the same state: where output and buffers have the same bits and the
+    gradients agree, the program serves from here on, and its gradients are those that count.
+    Otherwise autograd serves, and `path` says why.
+
+    Args:
+        block: The block.
+        updater: Of the block's parameters.
+        micro_batches: Micro-batches of a batch.
+        required: Raise where the step cannot be traced, instead of going on by autograd.
+
+    Raises:
+        RuntimeError: From `backward`, with `required`: the step cannot be traced.
+    """
+
+    def __init__(
+        self, block: TraceableBlock, updater: Updater, micro_batches: int, *, required: bool = False
+    ) -> None:
+        self.block = block
+        self.parameters = list(block.parameters())
+        self.required = required
+        self.programs: dict[Hashable, Program | None] = {}
+        self.reason: str | None = None
+        self.micro_batches = micro_batches
+        # An optimiser of this package can be stepped without what torch puts around `step`.
+        self._step: Callable[[], object] = getattr(updater, "step_blocks", updater.step)
+        self._autograd = AutogradStep(block, updater, micro_batches)
+        self._sums: list[Tensor | None] | None = None
+
+    @property
+    def path(self) -> str:
+        """How the step is run: "traced", or "autograd" with the reason behind it."""
+        if self.reason is not None:
+            return f"autograd: {self.reason}"
+        return "traced" if self.programs else "traced: not run yet"
+
+    def _key(self, x: Tensor, labels: Tensor) -> Hashable:
+        return (
+            x.shape, x.stride(), x.dtype, x.device, labels.shape, labels.dtype,
+            self.block.trace_key(), requested_backend(), torch.is_autocast_enabled(x.device.type),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Any]:
+        """See `LocalStep`."""
+        key = self._key(x, labels)
+        if key in self.programs:
+            program = self.programs[key]
+            step = self._autograd if program is None else program
+            output, saved = step.forward(x, labels)
+            return output, (program, saved)
+        buffers = list(self.block.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        gradients = [parameter.grad for parameter in self.parameters]
+        generator = torch.get_rng_state()
+        output, saved = self._autograd.forward(x, labels)
+        for parameter in self.parameters:
+            parameter.grad = None
+        return output, _Trial(key, x, labels, buffers, before, gradients, generator, output, saved)
+
+    def loss(self, saved: Any) -> tuple[Tensor, Any]:
+        """See `LocalStep`."""
+        if isinstance(saved, _Trial):
+            loss, inner = self._autograd.loss(saved.saved)
+            return loss, (saved, loss, inner)
+        program, inner = saved
+        loss, inner = (self._autograd if program is None else program).loss(inner)
+        return loss, (program, inner)
+
+    def backward(self, saved: Any) -> None:
+        """See `LocalStep`."""
+        if len(saved) == 3:
+            self._try(*saved)
+            return
+        program, inner = saved
+        if program is None:
+            self._autograd.backward(inner)
+        else:
+            self._add(program.backward(inner))
+
+    def _add(self, gradients: list[Tensor | None]) -> None:
+        sums = self._sums
+        if sums is None:
+            self._sums = gradients
+            return
+        for at, gradient in enumerate(gradients):
+            held = sums[at]
+            if gradient is not None:
+                sums[at] = gradient if held is None else held.add_(gradient)
+
+    def update(self) -> None:
+        """See `LocalStep`."""
+        if self._sums is None:
+            self._autograd.update()
+            return
+        sums, self._sums = self._sums, None
+        parts = self.micro_batches
+        for parameter, gradient in zip(self.parameters, sums, strict=True):
+            if parameter.grad is not None:
+                gradient = total(parameter.grad, gradient)
+            if gradient is not None and parts > 1:
+                gradient.div_(parts)
+            parameter.grad = gradient
+        self._step()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def drop(self) -> None:
+        """See `LocalStep`."""
+        self._sums = None
+        self._autograd.drop()
+
+    def _try(self, trial: _Trial, loss: Tensor, saved: Any) -> None:
+        """Finish a first micro-batch, and see whether a program can take over."""
+        self._autograd.backward(saved)
+        gradients = [parameter.grad for parameter in self.parameters]
+        for parameter in self.parameters:
+            parameter.grad = None
+        try:
+            with GENERATOR:
+                program, found = self._trace(trial, loss, gradients)
+        except NotTraceable as failure:
+            if self.required:
+                raise RuntimeError(
+                    f"local_step: the step of {self.block.name!r} cannot be traced: {failure}"
+                ) from failure
+            self.programs[trial.key], self.reason = None, str(failure)
+            for parameter, gradient, earlier in zip(
+                self.parameters, gradients, trial.gradients, strict=True
+            ):
+                parameter.grad = total(earlier, gradient)
+            return
+        self.programs[trial.key] = program
+        for parameter, earlier in zip(self.parameters, trial.gradients, strict=True):
+            parameter.grad = earlier
+        self._add(found)
+
+    def _trace(
+        self, trial: _Trial, loss: Tensor, gradients: list[Tensor | None]
+    ) -> tuple[Program, list[Tensor | None]]:
+        """The program, and its gradients for the trial's micro-batch, held against autograd's."""
+        now = list(self.block.buffers())
+        if [id(buffer) for buffer in now] != [id(buffer) for buffer in trial.buffers]:
+            raise NotTraceable("its forward replaces a buffer instead of writing to it")
+        after = [buffer.clone() for buffer in now]
+        graph = capture(self.block, self.parameters, trial.x, trial.labels)
+        generator = torch.get_rng_state()
+        try:
+            simplify(graph)
+            program = Program(graph, self.parameters)
+            _restore(now, trial.before)
+            torch.set_rng_state(trial.generator)
+            output, saved = program.forward(trial.x, trial.labels)
+            value, saved = program.loss(saved)
+            found = program.backward(saved)
+            _check("output", [output], [trial.output], exact=True)
+            _check("buffers", now, after, exact=True)
+            _check("loss", [value], [loss], exact=False)
+            _check("gradients", found, gradients, exact=False)
+        except BaseException as error:
+            _restore(now, after)
+            if isinstance(error, NotTraceable) or not isinstance(error, Exception):
+                raise
+            # A step that only its trace cannot do is still done by autograd, and `path` says so.
+            raise NotTraceable(f"its trace failed with {type(error).__name__}: {error}") from error
+        finally:
+            torch.set_rng_state(generator)
+        return program, found
+
+
+@torch.no_grad()
+def _restore(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
+
+
+def _check(
+    what: str, found: Sequence[Tensor | None], truth: Sequence[Tensor | None], *, exact: bool
+) -> None:
+    """Raises NotTraceable where a program's tensors are not those of autograd."""
+    if [x is None for x in found] != [x is None for x in truth]:
+        raise NotTraceable(f"its trace gives {what} of another form than autograd")
+    pairs = [
+        (left.detach(), right.detach())
+        for left, right in zip(found, truth, strict=True)
+        if left is not None and right is not None
+    ]
+    for left, right in pairs:
+        if left.shape != right.shape or left.dtype != right.dtype:
+            raise NotTraceable(f"its trace gives {what} of another shape or dtype than autograd")
+    if exact:
+        same = all(torch.equal(left.nan_to_num(), right.nan_to_num()) for left, right in pairs)
+    else:
+        size = sum(float(right.double().nan_to_num().norm()) ** 2 for _, right in pairs) ** 0.5
+        same = all(
+            float((left.double() - right.double()).nan_to_num().norm())
+            <= _TOLERANCE.get(right.dtype, _HALF_TOLERANCE) * size
+            and torch.equal(left.isnan(), right.isnan())
+            for left, right in pairs
+        )
+    if not same:
+        raise NotTraceable(f"its trace gives other {what} than autograd")

@@ -1,0 +1,174 @@
+// The doors and launch tables of the Gram loss and of class means.
+#include "cuda/batch.h"
+
+#include <algorithm>
+
+#include "cuda/launch.h"
+#include "cuda/workspace.h"
+
+namespace bll::cuda {
+namespace {
+
+constexpr int64_t kMostParts = 16;
+constexpr int64_t kMostChunks = 64;  // of rows that are sorted apart
+constexpr int kMeansLanes = 64;
+
+int64_t padded(int64_t width) { return ceil_div(width, 4) * 4; }
+
+bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+struct GramScratch {
+  float *unit, *inverse, *target = nullptr, *target_inverse = nullptr;
+  float *values = nullptr, *pulls = nullptr;
+
+  GramScratch(const GramArgs& args, int64_t parts, Workspace& workspace) {
+    const int64_t rows = args.x.count;
+    unit = workspace.take<float>(rows * padded(args.width));
+    inverse = workspace.take<float>(rows);
+    if (args.vectors.data != nullptr) {
+      target = workspace.take<float>(rows * padded(args.vectors_width));
+      target_inverse = workspace.take<float>(rows);
+    }
+    if (args.value != nullptr) values = workspace.take<float>(parts * rows);
+    if (args.grad_x != nullptr) pulls = workspace.take<float>(parts * rows * padded(args.width));
+  }
+};
+
+UnitRows unit_of(const Rows& rows, int64_t width, bool center, float* unit, float* inverse) {
+  return {rows.data, unit,        inverse,       rows.dtype, rows.count,
+          width,     rows.stride, padded(width), center};
+}
+
+GramView view_of(const GramArgs& args, const GramScratch& scratch, int64_t parts) {
+  GramView v{};
+  v.unit = scratch.unit;
+  v.inverse = scratch.inverse;
+  v.target = scratch.target;
+  v.labels = args.labels;
+  v.weight = static_cast<const float*>(args.weight);
+  v.grad = static_cast<const float*>(args.grad);
+  v.values = scratch.values;
+  v.pulls = scratch.pulls;
+  v.value = static_cast<float*>(args.value);
+  v.grad_x = args.grad_x;
+  v.dtype = args.x.dtype;
+  v.rows = args.x.count;
+  v.width = args.width;
+  v.padded = padded(args.width);
+  v.target_padded = padded(args.vectors_width);
+  v.parts = parts;
+  v.part_tiles = ceil_div(ceil_div(v.rows, kGramTile), parts);
+  v.same = static_cast<float>(args.same);
+  v.other = static_cast<float>(args.other);
+  v.per_row = args.reduction == Reduction::kNone;
+  const bool mean = args.reduction == Reduction::kBatchMean;
+  v.scale = mean ? 1.0f / static_cast<float>(v.rows) : 1.0f;
+  return v;
+}
+
+cudaError_t zero(void* memory, int64_t bytes, cudaStream_t stream) {
+  if (memory == nullptr || bytes == 0) return cudaSuccess;
+  return cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), stream);
+}
+
+LabelSort sort_of(const ClassMeansArgs& args, Workspace& workspace) {
+  LabelSort sort{};
+  sort.rows = args.x.count;
+  sort.classes = args.classes;
+  const int64_t blocks = ceil_div(sort.rows, kSortBlock);
+  sort.chunk_rows = ceil_div(blocks, std::min(blocks, kMostChunks)) * kSortBlock;
+  sort.chunks = ceil_div(sort.rows, sort.chunk_rows);
+  sort.labels = args.labels;
+  sort.rank = workspace.take<int32_t>(sort.rows);
+  sort.counts = workspace.take<int32_t>(sort.classes * sort.chunks);
+  sort.total = workspace.take<int32_t>(sort.classes);
+  sort.start = workspace.take<int32_t>(sort.classes + 1);
+  sort.order = workspace.take<int32_t>(sort.rows);
+  return sort;
+}
+
+}  // namespace
+
+// Runs of column tiles, so that every processor has work, and every run the same number of tiles.
+int64_t gram_parts(int64_t rows, const Device& device) {
+  const int64_t tiles = std::max<int64_t>(1, ceil_div(rows, kGramTile));
+  const int64_t wanted = ceil_div(2 * device.processors, tiles);
+  const int64_t parts = std::clamp<int64_t>(wanted, 1, std::min(kMostParts, tiles));
+  return ceil_div(tiles, ceil_div(tiles, parts));
+}
+
+size_t gram_workspace(const GramArgs& args, const Device& device) {
+  Workspace counter(nullptr);
+  GramScratch(args, gram_parts(args.x.count, device), counter);
+  return counter.used();
+}
+
+cudaError_t gram_loss(const GramArgs& args, const Device& device, void* memory,
+                      cudaStream_t stream) {
+  const int64_t rows = args.x.count;
+  if (rows == 0) {
+    return args.reduction == Reduction::kNone ? cudaSuccess : zero(args.value, 4, stream);
+  }
+  const int64_t parts = gram_parts(rows, device);
+  if (ceil_div(rows, kGramTile) * parts > INT32_MAX || rows > INT32_MAX) {
+    return cudaErrorInvalidValue;
+  }
+  Workspace workspace(memory);
+  const GramScratch scratch(args, parts, workspace);
+  run_unit_rows(unit_of(args.x, args.width, args.center, scratch.unit, scratch.inverse), stream);
+  if (scratch.target != nullptr) {
+    run_unit_rows(unit_of(args.vectors, args.vectors_width, args.center, scratch.target,
+                          scratch.target_inverse),
+                  stream);
+  }
+  const GramView view = view_of(args, scratch, parts);
+  run_gram_tiles(view, stream);
+  if (view.pulls != nullptr) run_gram_project(view, stream);
+  if (view.value != nullptr) run_gram_value(view, stream);
+  return cudaGetLastError();
+}
+
+size_t means_workspace(const ClassMeansArgs& args) {
+  if (args.x.count == 0) return 0;
+  Workspace counter(nullptr);
+  sort_of(args, counter);
+  return counter.used();
+}
+
+cudaError_t class_means(const ClassMeansArgs& args, void* memory, cudaStream_t stream) {
+  if (args.x.count == 0) {
+    const cudaError_t error = zero(args.means, args.classes * args.width * 4, stream);
+    return error != cudaSuccess ? error : zero(args.counts, args.classes * 8, stream);
+  }
+  if (args.x.count > INT32_MAX || args.classes > INT32_MAX / 2) return cudaErrorInvalidValue;
+  Workspace workspace(memory);
+  const LabelSort sort = sort_of(args, workspace);
+  sort_labels(sort, stream);
+  MeansView v{};
+  v.x = args.x.data;
+  v.order = sort.order;
+  v.start = sort.start;
+  v.means = static_cast<float*>(args.means);
+  v.counts = args.counts;
+  v.dtype = args.x.dtype;
+  v.rows = args.x.count;
+  v.width = args.width;
+  v.stride = args.x.stride;
+  v.classes = args.classes;
+  const int64_t vector = v.dtype == DType::kFloat32 ? 4 : 8;
+  const bool wide = v.width % vector == 0 && v.stride % vector == 0 && aligned(v.x);
+  const int64_t vectors = wide ? v.width / vector : v.width;
+  v.lanes = 1;
+  while (v.lanes < kMeansLanes && v.lanes < vectors) v.lanes *= 2;
+  run_class_means(v, wide, stream);
+  return cudaGetLastError();
+}
+
+cudaError_t class_means_backward(const ClassMeansGradArgs& args, cudaStream_t stream) {
+  if (args.rows * args.width == 0) return cudaSuccess;
+  if (args.rows > INT32_MAX) return cudaErrorInvalidValue;
+  run_means_spread(args, stream);
+  return cudaGetLastError();
+}
+
+}  // namespace bll::cuda

@@ -1,0 +1,11 @@
+#include "cuda/pooled_class.cuh"
+#include "cuda/pooled_planes.cuh"
+
+namespace bll::cuda {
+
+void run_pooled_planes(const LinearScore& family, const PooledView& view, cudaStream_t stream) {
+  const unsigned images = static_cast<unsigned>(view.rows.rows);
+  BLL_LAUNCH(pooled_class<PlaneCells>, images, kPooledThreads, stream, family, view);
+}
+
+}  // namespace bll::cuda

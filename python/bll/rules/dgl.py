@@ -1,0 +1,160 @@
+"""Decoupled greedy learning with an auxiliary network per block: rule `dgl`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+import bll_kernels
+from bll.features import FeatureSpec, Pool, flat_spec
+from bll.feedback import Message
+from bll.rules.base import Rule
+from bll.rules.checks import check_width
+
+#: From how a block's feature is read to a network from features to rows [B, D'].
+AuxiliaryMaker = Callable[[FeatureSpec], nn.Module]
+
+
+@dataclass(frozen=True)
+class DglRule(Rule):
+    """Cross-entropy of a small network that reads the block's output.
+
+        loss = CE(W aux(h) + w, y)        d/dh through aux, which this loss alone trains
+
+    The block's input is detached. Without `aux`, a map goes through pooling to half its size,
+    three 1x1 convolutions with batch norm and ReLU, and pooling to 2 x 2 cells; then, like a
+    vector, through linear layers with batch norm and ReLU. The last linear layer and the loss are
+    one kernel. Since the networks are made for the shape of the feature, `wrap` needs an `example`.
+
+    Belilovsky, Eickenberg, Oyallon, "Decoupled greedy learning of CNNs", 2020 (arXiv 1901.08164),
+    whose auxiliary network is the one above.
+
+    Attributes:
+        aux: Makes the network of one block, without its last linear layer; a module-level
+            function, so that the model pickles. It is called with torch's generator seeded. None:
+            the network above.
+        layers: Linear layers of the network above.
+        units: Their width at most; None: the width of what they read.
+    """
+
+    aux: AuxiliaryMaker | None = None
+    layers: int = 2
+    units: int | None = None
+
+    name: ClassVar[str] = "dgl"
+    source: ClassVar[str] = "Belilovsky, Eickenberg, Oyallon 2020"
+    reads: ClassVar[frozenset[str]] = frozenset({"output", "label", "feedback"})
+    cuts: ClassVar[bool] = True
+    local: ClassVar[bool] = True
+    needs_example: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.aux is not None and not callable(self.aux):
+            raise ValueError(f"aux: expected a callable or None, got {self.aux!r}")
+        check_width("layers", self.layers)
+        check_width("units", 1 if self.units is None else self.units)
+
+    def describe(self) -> dict[str, object]:
+        """Return the rule's name, family and options as plain data."""
+        made_by = None if self.aux is None else getattr(self.aux, "__qualname__", repr(self.aux))
+        return {**super().describe(), "aux": made_by}
+
+    def feature_spec(self, feature: Tensor) -> FeatureSpec:
+        """Return how features of this shape are read: whole."""
+        return flat_spec(feature)
+
+    def make_message(self, num_classes: int, seed: int, device: torch.device | None) -> Message:
+        """Return the auxiliary network of one block, still without layers."""
+        return Auxiliary(num_classes, self.aux or self._published, seed)
+
+    def _published(self, feature: FeatureSpec) -> nn.Module:
+        return published_auxiliary(feature, self.layers, self.units)
+
+    def loss(
+        self, feature: Tensor, labels: Tensor, message: Message | None, pool: Pool | None
+    ) -> Tensor:
+        """Return the cross-entropy of the auxiliary network, 0-dim."""
+        if not isinstance(message, Auxiliary):
+            raise TypeError(f"message: expected an Auxiliary, got {type(message).__name__}")
+        rows, head = message(feature), message.head
+        weight, bias = cast(Tensor, head.weight), cast(Tensor, head.bias)
+        return bll_kernels.linear_cross_entropy(rows, weight, labels, bias=bias)
+
+
+class Auxiliary(Message):
+    """The auxiliary network of one block, made once the feature is known.
+
+    Args:
+        num_classes: Number of classes.
+        make: Makes the network without its last linear layer.
+        seed: Seed of torch's generator while the network is made; its state is put back.
+    """
+
+    head: nn.Module
+
+    def __init__(self, num_classes: int, make: AuxiliaryMaker, seed: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.make = make
+        self.seed = seed
+
+    @property
+    def ready(self) -> bool:
+        """Whether the network is made."""
+        return "head" in self._modules
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the last linear layer's weight."""
+        return tuple(cast(Tensor, self.head.weight).shape)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Map a feature to the rows [B, D'] that the last linear layer reads."""
+        rows: Tensor = self.network(feature)
+        return rows
+
+    def materialize(self, feature: FeatureSpec, *, device: torch.device | None = None) -> None:
+        """Make the network; see `Message.materialize`.
+
+        Raises:
+            ValueError: The network does not give rows [B, D'].
+        """
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = self.make(feature).to(device=device, dtype=feature.dtype)
+            probe = torch.zeros(2, *feature.shape, dtype=feature.dtype, device=device)
+            network.eval()
+            with torch.no_grad():
+                rows = network(probe)
+            network.train()
+            if rows.dim() != 2 or len(rows) != 2:
+                raise ValueError(
+                    f"aux: expected a network from {list(probe.shape)} to rows [2, D], got "
+                    f"{list(rows.shape)}"
+                )
+            head = nn.Linear(rows.shape[1], self.num_classes)
+            self.network = network
+            self.head = head.to(device=device, dtype=feature.dtype)
+
+
+def published_auxiliary(feature: FeatureSpec, layers: int, units: int | None) -> nn.Module:
+    """The auxiliary network of Belilovsky et al. for a map, its linear layers for a vector."""
+    parts: list[nn.Module] = []
+    inputs = feature.shape[-1]
+    if len(feature.shape) == 3:
+        channels, height, width = feature.shape
+        parts.append(nn.AdaptiveAvgPool2d((-(-height // 2), -(-width // 2))))
+        for _ in range(3):
+            parts += [nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels)]
+            parts.append(nn.ReLU())
+        parts += [nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+        inputs = 4 * channels
+    hidden = inputs if units is None else min(units, inputs)
+    for _ in range(layers):
+        parts += [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()]
+        inputs = hidden
+    return nn.Sequential(*parts)
