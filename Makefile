@@ -4,6 +4,10 @@
 #   make TORCH=torch==2.12.0   the torch to install where none is found
 #   make gpu [STAGE=kernels] [OUT=DIR]   on a machine with a GPU: build, test, sanitize, measure; with
 #                              the python and torch that are there, downloading nothing
+#   make gpu-compare [BASELINE=FILE] [OUT=DIR]   the run in OUT against a committed one; what is more
+#                              than 10 % slower is measured again, and fails if it is so twice
+#   make wheels                wheels in dist/, by cibuildwheel (needs docker)
+#   make wheel-audit [WHEELS="FILE ..."]         their platform tags, and what they ask of Python and torch
 
 TORCH ?= torch==2.13.0
 SLOW ?=
@@ -13,13 +17,16 @@ WORKERS ?= -n auto --maxprocesses 8 --dist loadgroup
 PYTHON ?= python3
 STAGE ?=
 OUT ?= runs/gpu
+BASELINE ?= bench/results/gpu/baseline.json
+CIBUILDWHEEL ?= cibuildwheel>=2.21
+WHEELS ?= dist/*.whl
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint bench gpu clean
+.PHONY: help demo test test-long lint bench gpu gpu-compare wheels wheel-audit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "targets: demo test test-long lint bench gpu clean"
+	@echo "targets: demo test test-long lint bench gpu gpu-compare wheels wheel-audit clean"
 
 demo:
 	@python=$$(sh tools/environment.sh train "$(TORCH)") && \
@@ -50,6 +57,16 @@ bench:
 
 gpu:
 	PYTHONPATH=.:python $(PYTHON) -m bench.gpu --out $(OUT) $(if $(STAGE),--stage $(STAGE)) $(ARGS)
+
+gpu-compare:
+	PYTHONPATH=.:python PYTHON=$(PYTHON) sh tools/gpu_compare.sh $(BASELINE) $(OUT)
+
+wheels:
+	$(PYTHON) -m pip install "$(CIBUILDWHEEL)"
+	$(PYTHON) -m cibuildwheel --platform linux --output-dir dist
+
+wheel-audit:
+	$(PYTHON) tools/audit_wheel.py $(WHEELS)
 
 clean:
 	rm -rf build dist runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
@@ -51,7 +52,12 @@ def test_shared_suites_run_at_tiny_sizes(tmp_path: Path) -> None:
     for peer in ("backpropagation, checkpointed", "executor sequential", "rule bll-kl"):
         assert step["peers"][peer]["ratio"] > 0
     schedule = next(entry for entry in entries if entry["group"] == "schedule")
-    assert schedule["simulated_seconds"] > 0 and schedule["timeline"]["operations"]
+    assert schedule["simulated_seconds"] > 0
+    operations = schedule["timeline"]["operations"]
+    assert {op["lane"] for op in operations} == {0, 1}
+    for lane in (0, 1):
+        times = sorted((op["start"], op["end"]) for op in operations if op["lane"] == lane)
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(times))
     memory = next(entry for entry in entries if entry["group"] == "memory")
     assert [row["depth"] for row in memory["memory"]][-3:] == [1, 2, 3]
     assert all("energy_reason" in entry and "operations" in entry for entry in (step, schedule))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,47 +13,47 @@ import bll_kernels as bk
 from bench.gpu.cases import Case, Form, Inputs, cases
 from bench.gpu.forms import MODES
 from bench.gpu.record import Record, device_state
-from bench.gpu.timing import CudaTimer, Timer
+from bench.gpu.timing import ROUNDS, Call, CudaTimer, HostTimer, Timer
+from bll.bench.limits import Limits
+from bll.bench.measure import OURS
+from bll.bench.timers import Prepared, compare, host_seconds, interleave
 
 
 class NotMeasured(Exception):
     """Why an entry has no figures."""
 
 
-def copy_rate(timer: Timer, device: str, moved: int) -> float:
-    """Bytes per second, read and written, of a plain copy of the same traffic."""
-    size = max(moved // 2, 4096)
-    pairs = [
-        (torch.randn(size // 4, device=device), torch.empty(size // 4, device=device))
-        for _ in range(timer.sets(2 * size))
-    ]
-    calls = [lambda pair=pair: pair[1].copy_(pair[0]) for pair in pairs]
-    return 2 * size / statistics.median(timer.device(calls))
+def _rotated(form: Form, sets: Sequence[Inputs]) -> list[Call]:
+    return [lambda x=x: form(x) for x in sets]  # type: ignore[misc]
 
 
-def _time(timer: Timer, form: Form, sets: Sequence[Inputs]) -> dict[str, Any]:
-    rotated: list[Callable[[], object]] = [lambda x=x: form(x) for x in sets]
-    cold = timer.device(rotated)
-    captured = timer.was_captured(rotated)
-    hot = timer.device([rotated[0]] * len(rotated))
-    median = statistics.median(cold)
+def _peer(timer: Timer, form: Form, sets: Sequence[Inputs]) -> Prepared | str:
+    """A peer ready to be timed, or why it cannot be."""
+    try:
+        form(sets[0])
+        return timer.prepare(_rotated(form, sets))
+    # A peer that cannot run here is reported as missing, never as beaten.
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+
+
+def _figures(samples: Sequence[float], prepared: Prepared) -> dict[str, Any]:
+    median = statistics.median(samples)
     return {
         "cold_us": 1e6 * median,
-        "cold_spread": (max(cold) - min(cold)) / median,
-        "cold_samples_us": [1e6 * x for x in cold],
-        "hot_us": 1e6 * statistics.median(hot),
-        "host_us": 1e6 * timer.host(rotated[0]),
-        "timed_in": "graph" if captured else "stream",
+        "cold_spread": (max(samples) - min(samples)) / median,
+        "cold_samples_us": [1e6 * x for x in samples],
+        "timed_in": "graph" if prepared.how == "CUDA graph" else "stream",
     }
 
 
-def _peer(timer: Timer, form: Form, sets: Sequence[Inputs]) -> dict[str, Any]:
-    try:
-        form(sets[0])
-        return _time(timer, form, sets)
-    # A peer that cannot run here is reported as missing, never as beaten.
-    except Exception as error:
-        return {"missing": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+def _extra(timer: Timer, device: str, form: Form, sets: Sequence[Inputs]) -> dict[str, float]:
+    """What is known of a form beside its time with a cold cache."""
+    first = _rotated(form, sets)[0]
+    rounds, calls = (1, 1) if isinstance(timer, HostTimer) else (ROUNDS, 20)
+    hot = interleave({"hot": timer.prepare([first] * len(sets))}, rounds)["hot"]
+    host = host_seconds(first, device, rounds, calls)
+    return {"hot_us": 1e6 * statistics.median(hot), "host_us": 1e6 * host}
 
 
 def measure(
@@ -73,10 +73,31 @@ def measure(
     sets = [first, *(case.make(generator) for _ in range(timer.sets(set_bytes) - 1))]
     with bk.use_backend(backend):
         error = max(case.error(x, case.ours(x)) for x in sets[:2])
-        ours = _time(timer, case.ours, sets)
+        prepared = {OURS: timer.prepare(_rotated(case.ours, sets))}
+        extra = {OURS: _extra(timer, device, case.ours, sets)}
     # Many shapes of one function would exhaust the compiler's cache, and then run uncompiled.
     torch._dynamo.reset()
-    found = {name: _peer(timer, form, sets) for name, form in case.peers.items() if name in peers}
+    missing: dict[str, dict[str, Any]] = {}
+    for name, form in case.peers.items():
+        if name not in peers:
+            continue
+        ready = _peer(timer, form, sets)
+        if isinstance(ready, str):
+            missing[name] = {"missing": ready}
+        else:
+            prepared[name] = ready
+            extra[name] = _extra(timer, device, form, sets)
+    # What was captured replays the backend it was captured with; what runs in its stream asks.
+    with bk.use_backend(backend):
+        times = interleave(prepared, 1 if isinstance(timer, HostTimer) else ROUNDS)
+    figures = {
+        name: {**_figures(samples, prepared[name]), **extra[name]}
+        for name, samples in times.items()
+    }
+    ours = figures.pop(OURS)
+    for name, found_figures in figures.items():
+        found_figures["ratio"] = compare(times[OURS], times[name]).as_dict()
+    found = {**figures, **missing}
     rate = case.moved_bytes / ours["cold_us"] * 1e6
     return {
         "backend": backend,
@@ -112,6 +133,7 @@ def run(
     Raises:
         NotMeasured: an entry failed, missed its accuracy gate, or was impossibly fast.
     """
+    limits = Limits(timer, device)
     chosen = [case for case in cases(device, tiny) if full or case.quick]
     wrong, left = [], 0
     for case in chosen:
@@ -124,7 +146,7 @@ def run(
                 left += 1
                 continue
             try:
-                copy = copy or copy_rate(timer, device, case.moved_bytes)
+                copy = copy or limits.copy_rate(case.moved_bytes)
                 names = DRY_PEERS if tiny else ALL_PEERS if full else QUICK_PEERS
                 # Peers do not depend on the backend: measured beside the first.
                 peers = names if backend == backends[0] else ()

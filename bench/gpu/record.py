@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,30 +11,12 @@ from typing import Any
 import torch
 
 import bll_kernels
+from bll.bench.conditions import command_output
+from bll.bench.conditions import gpu_state as device_state
+
+__all__ = ["ROOT", "Record", "conditions", "device_state", "markdown"]
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def command_output(*command: str) -> str | None:
-    """Standard output of a command, None where it is missing or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def device_state() -> dict[str, str] | None:
-    """Clocks, temperature, power and throttle reasons of the GPU now; None without nvidia-smi."""
-    fields = (
-        "name,driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw,power.limit,"
-        "clocks_event_reasons.active,memory.total"
-    )
-    line = command_output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
-    if line is None:
-        return None
-    values = (value.strip() for value in line.splitlines()[0].split(","))
-    return dict(zip(fields.split(","), values, strict=True))
 
 
 def conditions() -> dict[str, Any]:
@@ -116,7 +97,7 @@ def _ratio(entry: dict[str, Any], peer: str) -> str:
         return "-"
     if "missing" in found:
         return "missing"
-    return f"{found['cold_us'] / entry['ours']['cold_us']:.2f}"
+    return f"{found['ratio']['ratio']:.2f}"
 
 
 PEERS = ("eager", "distributions", "compile", "one graph")

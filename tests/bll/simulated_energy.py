@@ -19,6 +19,7 @@ class SimulatedDevice:
     idle_watts: float = 80.0
     busy_watts: float = 400.0
     step_seconds: float = 0.001
+    step_jitter: float = 0.05
     tick: tuple[float, float] = (0.02, 0.1)
     noise_joules: float = 0.0
     wrap: float | None = None
@@ -54,8 +55,9 @@ class SimulatedDevice:
         self.time = end
 
     def step(self) -> None:
-        """One step of work; how long it takes varies by a tenth."""
-        self._advance(self.step_seconds * self.random.uniform(0.95, 1.05), self.busy_watts)
+        """One step of work; how long it takes varies by the jitter to either side."""
+        factor = self.random.uniform(1 - self.step_jitter, 1 + self.step_jitter)
+        self._advance(self.step_seconds * factor, self.busy_watts)
         self.steps += 1
 
     def now(self) -> float:

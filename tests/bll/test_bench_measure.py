@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bll.bench import measure as measuring
 from bll.bench.cases import Case, Inputs, Missing, Values, differentiated
+from bll.bench.class_cases import gram_case
 from bll.bench.limits import Limits
 from bll.bench.measure import Bench, Clock, measure
 from bll.bench.memory import poisoned
@@ -211,6 +212,16 @@ def test_every_family_has_true_peers(family):
             for name, form in case.peers.items():
                 if name != "Liger-Kernel":
                     assert case.gradient_error(inputs, form(inputs)) < 1e-11, name
+
+
+def test_rows_that_depend_on_each_other_are_all_checked():
+    case = gram_case((40, 6), torch.float64, "cpu", compile_peers=False)
+    inputs = case.make(torch.Generator().manual_seed(3))
+    value, gradient = case.ours(inputs)
+    assert case.error(inputs, (value, gradient)) < 1e-12
+    gradient = gradient.clone()
+    gradient[-1] = 0
+    assert case.error(inputs, (value, gradient)) > 1e-2
 
 
 def test_suites_name_every_entry_once():

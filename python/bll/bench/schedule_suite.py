@@ -24,7 +24,7 @@ from bll.bench.timers import Prepared, interleave
 from bll_kernels.optim import BlockAdam
 from bll_kernels.pipeline.executor import Executor
 from bll_kernels.pipeline.schedule import Kind, pipelined
-from bll_kernels.pipeline.simulate import BlockTimes, Timeline, simulate
+from bll_kernels.pipeline.simulate import BlockTimes, Timeline, simulate_workers
 
 WALL = "wall clock"
 BATCHES = 4
@@ -88,11 +88,11 @@ def block_times(case: ScheduleCase, rounds: int) -> list[BlockTimes]:
         feature = x[:size]
         for index, step in enumerate(executor.steps):
             marks = [time.perf_counter()]
-            feature, saved = step.forward(feature)
+            feature, of_forward = step.forward(feature, labels[:size])
             marks.append(time.perf_counter())
-            _, gradient = step.loss(feature, labels[:size], saved)
+            _, of_loss = step.loss(of_forward)
             marks.append(time.perf_counter())
-            step.backward(gradient, saved)
+            step.backward(of_loss)
             marks.append(time.perf_counter())
             step.update()
             marks.append(time.perf_counter())
@@ -110,7 +110,7 @@ def schedule_entry(case: ScheduleCase, bench: Bench) -> dict[str, Any]:
     """One network, depth and number of micro-batches, against one block at a time.
 
     ``of_limit`` is the simulated time of the schedule, with the times of the operations measured
-    alone and as many lanes as blocks in flight or processors, by the measured one.
+    alone and as many workers as blocks in flight or processors, by the measured one.
     """
     batches = [case.step.data()] * BATCHES
     prepared = {OURS: _wall(_executor(case, case.depth), batches)}
@@ -146,7 +146,7 @@ def schedule_entry(case: ScheduleCase, bench: Bench) -> dict[str, Any]:
     entry["of_limit"] = limit / entry[OURS]["seconds"]
     entry["bound_by"] = "simulated schedule"
     entry["utilisation"] = whole.utilisation
-    entry["timeline"] = _timeline(_simulated(case, times, lanes, 1), lanes)
+    entry["timeline"] = _timeline(_simulated(case, times, lanes, 1))
     entry["device_state"] = device_state(bench.device)
     # The limit is made of times of its own, which other work on the machine makes longer.
     if entry["of_limit"] > 1.5 * SLACK:
@@ -176,13 +176,31 @@ def _simulated(
     ops = pipelined(
         case.step.blocks, depth=case.depth, micro_batches=case.micro_batches, batches=batches
     )
-    return simulate(ops, times, lanes=lanes, slots=2 if lanes > 1 else None)
+    return simulate_workers(ops, times, workers=lanes)
 
 
-def _timeline(timeline: Timeline, lanes: int) -> dict[str, Any]:
+def _lanes(timeline: Timeline) -> dict[tuple[int, int], int]:
+    """A lane for every local step: the first that is free when the step begins."""
+    begin: dict[tuple[int, int], float] = {}
+    end: dict[tuple[int, int], float] = {}
+    for op, start in timeline.start.items():
+        step = op.block, op.micro_batch
+        begin[step] = min(start, begin.get(step, start))
+        end[step] = max(timeline.end[op], end.get(step, 0.0))
+    free: list[float] = []
+    found = {}
+    for step in sorted(begin, key=lambda step: (begin[step], step)):
+        lane = next((i for i, time_ in enumerate(free) if time_ <= begin[step]), len(free))
+        free[lane : lane + 1] = [end[step]]
+        found[step] = lane
+    return found
+
+
+def _timeline(timeline: Timeline) -> dict[str, Any]:
+    lanes = _lanes(timeline)
     operations = [
         {
-            "lane": op.block % lanes,
+            "lane": lanes[op.block, op.micro_batch],
             "start": start,
             "end": timeline.end[op],
             "kind": Kind(op.kind).value,

@@ -11,6 +11,13 @@ HOW_TO_READ = (
     "against float64. 'n% of copy' (of matmul): the time that a plain copy of the same bytes (the",
     "same matrix products at full speed) takes on this machine, by our time: 100% is the limit.",
 )
+#: Headings of the groups of entries.
+HEADINGS = {
+    "kernel": "Losses and their gradients",
+    "step": "Training steps",
+    "schedule": "Schedules",
+    "memory": "Memory",
+}
 
 
 def seconds_text(seconds: float) -> str:

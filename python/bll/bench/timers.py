@@ -149,15 +149,22 @@ def timer_for(device: str) -> Timer:
     return CudaTimer() if device.startswith("cuda") else CpuTimer()
 
 
-def host_seconds(call: Call, device: str, rounds: int = 9) -> float:
-    """Median seconds of host time per call, the device's work not waited for."""
+def host_seconds(call: Call, device: str, rounds: int = 9, calls: int = 20) -> float:
+    """Median seconds of host time per call, the device's work not waited for.
+
+    Args:
+        call: What is called.
+        device: That works for it.
+        rounds: Samples.
+        calls: Calls of a sample.
+    """
     samples = []
     for _ in range(rounds):
         _synchronize(device)
         start = time.perf_counter()
-        for _ in range(20):
+        for _ in range(calls):
             call()
-        samples.append((time.perf_counter() - start) / 20)
+        samples.append((time.perf_counter() - start) / calls)
     _synchronize(device)
     return statistics.median(samples)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bll.bench.report.read import Measurements
-from bll.bench.text import condition_lines
+from bll.bench.text import HEADINGS, condition_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,7 +147,7 @@ def speed_ups(run: dict[str, Any]) -> Iterator[Picture]:
             yield Picture(
                 run["source"],
                 slug(f"speed-up {group}{number} {run['source']}"),
-                f"Speed-up, {group}{number}",
+                f"Speed-up: {HEADINGS.get(group, group).lower()}{number}",
                 "Bars: median over the rounds; line: quartiles; dots: single rounds. "
                 + conditions_of(run),
                 to_png(figure),

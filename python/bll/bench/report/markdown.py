@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bll.bench.report.read import Measurements
-from bll.bench.text import bytes_text, condition_lines, error_text, seconds_text
+from bll.bench.text import HEADINGS, bytes_text, condition_lines, error_text, seconds_text
 
 
 def _cells(*cells: str) -> str:
@@ -80,13 +80,13 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
     good = [entry for entry in run["entries"] if not entry["rejected"]]
     timed = [entry for entry in good if "ours" in entry]
     for group in dict.fromkeys(entry["group"] for entry in timed):
-        yield f"### {group}"
+        yield f"### {HEADINGS.get(group, group)}"
         yield ""
         yield from _timed_table([entry for entry in timed if entry["group"] == group])
         yield ""
     memory = [entry for entry in good if "memory" in entry]
     if memory:
-        yield "### memory"
+        yield f"### {HEADINGS['memory']}"
         yield ""
         yield from _memory_table(memory)
         yield ""

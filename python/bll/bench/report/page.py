@@ -8,9 +8,10 @@ from html import escape
 from typing import Any
 
 from bll.bench.report.figures import Picture
-from bll.bench.report.markdown import energy_reasons, missing_peers
+from bll.bench.report.markdown import energy_reasons
 from bll.bench.report.read import Measurements
 from bll.bench.text import (
+    HEADINGS,
     HOW_TO_READ,
     busy_text,
     condition_lines,
@@ -35,6 +36,7 @@ th, td { text-align: left; padding: .24rem .9rem .24rem 0; vertical-align: top; 
 th { font-weight: 600; border-bottom: 2px solid #999; }
 td { border-bottom: 1px solid #eee; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.limit { white-space: nowrap; }
 th.number { text-align: right; }
 tr.entry td { font-weight: 600; border-top: 1px solid #bbb; }
 tr.peer td:first-child { padding-left: 1.2rem; }
@@ -77,7 +79,8 @@ def _entry_rows(entry: dict[str, Any]) -> str:
     rows = (
         f'<tr class="entry">{_cell(entry["name"])}'
         f"{_cell(seconds_text(entry['ours']['seconds']), 'number')}<td></td>"
-        f"{_cell(error_text(entry['gate']['error']), 'number')}{_cell(limit_text(entry))}</tr>"
+        f"{_cell(error_text(entry['gate']['error']), 'number')}"
+        f"{_cell(limit_text(entry), 'limit')}</tr>"
     )
     return rows + "".join(_peer_row(name, peer) for name, peer in entry["peers"].items())
 
@@ -101,12 +104,11 @@ def _run(run: dict[str, Any], pictures: Sequence[Picture]) -> str:
         parts.append(f'<p class="warn">{escape(busy)}</p>')
     shown = [entry for entry in run["entries"] if "ours" in entry or entry["rejected"]]
     for group in dict.fromkeys(entry.get("group", "failed") for entry in shown):
-        parts.append(f"<h3>{escape(group)}</h3>")
+        parts.append(f"<h3>{escape(HEADINGS.get(group, group))}</h3>")
         parts.append(_table([e for e in shown if e.get("group", "failed") == group]))
-    notes = [f"missing: {line}" for line in missing_peers(run["entries"])]
-    notes += [f"no energy: {reason}" for reason in energy_reasons(run["entries"])]
+    notes = [f"No energy: {reason}." for reason in energy_reasons(run["entries"])]
     if run["left_out"]:
-        notes.append(f"left out, the time budget was used up: {', '.join(run['left_out'])}")
+        notes.append(f"Left out, the time budget was used up: {', '.join(run['left_out'])}")
     parts += [f'<p class="conditions">{escape(note)}</p>' for note in notes]
     parts += [_picture(picture) for picture in pictures if picture.source == run["source"]]
     return "\n".join(parts)
