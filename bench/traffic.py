@@ -39,6 +39,16 @@ def pooled_class_bytes(map_elements: int, itemsize: int) -> int:
     return 2 * map_elements * itemsize
 
 
+def gram_bytes(elements: int, itemsize: int) -> int:
+    """Bytes of a Gram loss with its gradient: read the batch, write its gradient."""
+    return 2 * elements * itemsize
+
+
+def class_means_bytes(elements: int, means: int, itemsize: int) -> int:
+    """Bytes of class means: read the batch, write the means in float32."""
+    return elements * itemsize + 4 * means
+
+
 def copy_bytes(elements: int, itemsize: int) -> int:
     """Bytes of a plain copy: one read, one write."""
     return 2 * elements * itemsize
