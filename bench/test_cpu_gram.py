@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from measure import Goal, Record, peak_extra_bytes
 from peers import Values
 from torch import Tensor
+from traffic import gram_bytes, means_bytes
 
 import bll_kernels as bk
 
@@ -69,6 +70,7 @@ def test_gram(report: Callable[..., Record], quick: bool, shape: tuple[int, int]
         ours,
         peers,
         [Goal("eager autograd", 1.0)],
+        moved_bytes=gram_bytes(*x.shape, x.element_size()),
         flops=4 * batch * batch * latents,
         errors={"ours": error},
         notes=f"peak memory +{peak_extra_bytes(ours) / 1e6:.1f} MB",
@@ -96,6 +98,6 @@ def test_means(report: Callable[..., Record], quick: bool, classes: int) -> None
         lambda: bk.class_means(x, labels, classes),
         {"one-hot product": lambda: one_hot(x), "index_add_": index_add},
         [Goal("one-hot product", 1.0)],
-        moved_bytes=4 * (x.numel() + means.numel()),
+        moved_bytes=means_bytes(*x.shape, len(means), x.element_size()),
         errors={"ours": relative_errors((means,), (one_hot(x.double()),))},
     )

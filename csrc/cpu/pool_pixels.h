@@ -11,7 +11,7 @@
 
 namespace bll::cpu {
 
-constexpr int64_t kChannelTile = 64;
+constexpr int64_t kChannelTile = 256;
 
 // Buffers of one thread, and what every tile has in common. Per-cell values are stored cell by
 // cell, kChannelTile apart.

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 
-#include "cpu/names.h"
-#include "numpy/arrays.h"
 #include "numpy/gram.h"
+#include "numpy/options.h"
+#include "numpy/pair.h"
 
 namespace bll::door {
 
@@ -20,72 +20,6 @@ void parallel_for(int64_t size, int64_t grain, void (*body)(int64_t, int64_t, vo
   for (int64_t begin = 0; begin < size; begin += step) {
     body(begin, std::min(begin + step, size), context);
   }
-}
-
-template <class Value, size_t count>
-Value look_up(const cpu::Named<Value> (&table)[count], const std::string& name,
-              const char* argument) {
-  if (const Value* value = cpu::find_named(table, name)) return *value;
-  throw py::value_error(std::string(argument) + ": expected one of " + cpu::names_of(table) +
-                        ", got '" + name + "'");
-}
-
-cpu::FamilyArgs family_args(const std::string& name, int64_t group, double tau, double tilt) {
-  const cpu::FamilyArgs family{look_up(cpu::kFamilyNames, name, "family"), group, tau, tilt};
-  if (const char* problem = cpu::problem_with(family)) throw py::value_error(problem);
-  return family;
-}
-
-void fit_group(cpu::FamilyArgs& family, int64_t width) {
-  if (cpu::fit_groups(family, width)) return;
-  throw py::value_error("group: expected a divisor of " + std::to_string(width) + " latents, got " +
-                        std::to_string(family.group));
-}
-
-py::array like(const py::array& array, bool wanted) {
-  return py::array(array.dtype(), wanted ? shape_of(array) : Shape{0});
-}
-
-py::tuple pair_loss(const py::array& a_in, const py::array& b_in, const std::string& family,
-                    const std::string& loss, const std::optional<py::array>& labels_in,
-                    const std::optional<py::array>& weight_in,
-                    const std::optional<py::array>& grad_in, int64_t group, double tau, double tilt,
-                    const std::string& reduction, bool need_a, bool need_b) {
-  cpu::PairArgs args{};
-  args.family = family_args(family, group, tau, tilt);
-  args.loss = look_up(cpu::kLossNames, loss, "loss");
-  args.reduction = look_up(cpu::kReductionNames, reduction, "reduction");
-  const int planes = family_planes(args.family.id);
-  const RowsOf a(a_in, planes, "a"), b(b_in, planes, "b");
-  check_message_dtype(a, b, "b");
-  if (a.width != b.width || (labels_in ? b.batch.size() != 1 : a.batch != b.batch)) {
-    throw py::value_error(
-        "b: expected the shape of a, or a table [classes, latents] with labels, "
-        "got shape " +
-        shape_string(shape_of(b.array)));
-  }
-  fit_group(args.family, a.width);
-  const Shape value_shape = args.reduction == cpu::Reduction::kNone ? a.batch : Shape{};
-  std::optional<py::array> labels, weight, grad;
-  if (labels_in) labels = checked_labels(*labels_in, a.batch, b.batch[0]);
-  if (weight_in) weight = checked_accumulate(*weight_in, a.dtype, a.batch, "weight");
-  if (grad_in) grad = checked_accumulate(*grad_in, a.dtype, value_shape, "grad");
-  py::array value(accumulate_dtype(a.dtype), value_shape);
-  py::array grad_a = like(a.array, need_a), grad_b = like(b.array, need_b);
-  args.width = a.width;
-  args.a = a.view();
-  args.b = b.view();
-  args.labels = static_cast<const int64_t*>(data_or_null(labels));
-  args.weight = data_or_null(weight);
-  args.grad = data_or_null(grad);
-  args.value = value.mutable_data();
-  args.grad_a = need_a ? grad_a.mutable_data() : nullptr;
-  args.grad_b = need_b ? grad_b.mutable_data() : nullptr;
-  {
-    py::gil_scoped_release release;
-    cpu::pair_loss(args, parallel_for);
-  }
-  return py::make_tuple(value, grad_a, grad_b);
 }
 
 // The arguments both passes of the class loss share.
@@ -232,10 +166,7 @@ PYBIND11_MODULE(_core, m) {
   using py::arg;
   m.doc() = "The CPU kernels of bll_kernels on NumPy arrays, without torch.";
   const auto none = py::none();
-  m.def("pair_loss", &pair_loss, "(value, grad_a, grad_b) of a loss between rows of a and b.",
-        arg("a"), arg("b"), arg("family"), arg("loss"), py::kw_only(), arg("labels") = none,
-        arg("weight") = none, arg("grad") = none, arg("group") = 1, arg("tau") = 1.0,
-        arg("tilt") = 1.0, arg("reduction") = "none", arg("need_a") = true, arg("need_b") = true);
+  bind_pair(m, parallel_for);
   m.def("class_loss", &class_loss, "(value, residual) of -log softmax_c(log E_alpha[beta_c])_y.",
         arg("a"), arg("table"), arg("labels"), arg("family"), py::kw_only(), arg("bias") = none,
         arg("weight") = none, arg("group") = 1, arg("tau") = 1.0, arg("normalize_message") = false,
