@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
 
-from bll_kernels.backends.triton import classes, gram, means, pair, pool
+from bll_kernels.backends.triton import classes, gram, means, pair, pool, softmax
 from bll_kernels.backends.triton.launch import Launch, recording
 from bll_kernels.families import FORMULAS
 from bll_kernels.spec import LOSSES, POOLS
@@ -157,6 +157,14 @@ def gram_cases(dtype: torch.dtype) -> Cases:
     yield "class means back", _launches(means.class_means_backward, grad, labels, counts)
 
 
+def softmax_cases(dtype: torch.dtype) -> Cases:
+    """Rows of scores of a few tiles, in place and into another dtype."""
+    scores, labels = torch.zeros(64, 32_000), torch.zeros(64, dtype=torch.int64)
+    offset, weight = torch.zeros(32_000), torch.zeros(64)
+    run, slopes = softmax.softmax_rows, torch.zeros(64, 32_000, dtype=dtype)
+    yield "softmax", _launches(run, scores, labels, offset, weight, slopes)
+
+
 def pool_cases(dtype: torch.dtype) -> Cases:
     """Pooling of both memory layouts, forward and backward."""
     for memory in (torch.contiguous_format, torch.channels_last):
@@ -179,7 +187,7 @@ def cases(full: bool) -> Cases:
         made = pair_cases(DTYPES[name], loss, tables)
         yield from ((f"{name} {case}", found) for case, found in made)
     for name in DTYPES if full else ("bf16",):
-        for make in (class_cases, gram_cases, pool_cases):
+        for make in (class_cases, gram_cases, softmax_cases, pool_cases):
             yield from ((f"{name} {case}", found) for case, found in make(DTYPES[name]))
 
 

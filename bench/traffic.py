@@ -47,3 +47,14 @@ def copy_bytes(elements: int, itemsize: int) -> int:
 def linear_class_flops(rows: int, latents: int, classes: int) -> int:
     """Multiplications and additions of a linear class loss: scores, da and dtable."""
     return 3 * 2 * rows * latents * classes
+
+
+def matmul_class_bytes(rows: int, latents: int, classes: int, itemsize: int) -> int:
+    """Bytes of a class loss through matmul with both gradients, operands moved once per product.
+
+    Scores are written in float32, read twice by the row kernel, and left in the operands' dtype
+    for two products. The products are bound by arithmetic, not by these bytes.
+    """
+    scores = rows * classes * (4 + 2 * 4 + itemsize + 2 * itemsize)
+    operands = 3 * (rows + classes) * latents * itemsize
+    return scores + operands

@@ -63,6 +63,17 @@ SCHEMAS: Final = {
     "grid_pool_backward": "(Tensor grad, Tensor x, str kind, int grid) -> Tensor",
 }
 
+#: Ops that only the CUDA library has: what CPU tensors get from torch itself.
+CUDA_SCHEMAS: Final = {
+    "block_adam_": "(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!)[] first, "
+    "Tensor(c!)[] second, Tensor(d!) steps, Tensor(e!) ticket, Tensor? lr_tensor, "
+    "Tensor? inverse_scale, Tensor(f!)? found_inf, float lr, float beta1, float beta2, float eps, "
+    "float weight_decay, bool decoupled) -> ()",
+    "block_sgd_": "(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!)[] momenta, "
+    "Tensor? lr_tensor, Tensor? inverse_scale, Tensor(f!)? found_inf, float lr, float momentum, "
+    "float weight_decay, bool nesterov) -> ()",
+}
+
 
 def _batch(a: Tensor, family: str) -> torch.Size:
     return a.shape[: a.dim() - FORMULAS[family].planes]
@@ -241,6 +252,8 @@ def _register() -> None:
         for name, schema in SCHEMAS.items():
             library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"bll_{backend}::{name}", _FAKES[name], lib=library)
+    for name, schema in CUDA_SCHEMAS.items():
+        _LIBRARIES["native"].define(name + schema)
     # Kernels of their own for these only where the CUDA library has them.
     _LIBRARIES["native"].impl(_COMPOSED, composed("native"), "CPU")
     _LIBRARIES["native"].impl("softmax_rows", reference_softmax.softmax_rows, "CPU")

@@ -1,9 +1,11 @@
 """Optimisers whose step is one multi-tensor kernel per block, with little host work around it.
 
-The arithmetic is torch's own fused kernels, so the results are those of `torch.optim` with
-``fused=True`` to the last bit, and states can be exchanged with them. What is saved is the host:
-the lists a kernel takes are built once, step counters stay on the device, and a block can be
-stepped alone, right behind its gradients.
+On the CPU the arithmetic is torch's own fused kernels, so the results are those of `torch.optim`
+with ``fused=True`` to the last bit. On CUDA, where the compiled library is there, it is kernels of
+our own: one launch updates a block, counts its steps on the device and unscales its gradients; the
+results are the same within rounding. States can be exchanged with torch's optimisers either way.
+What is saved is the host: the lists a kernel takes are built once, and a block can be stepped
+alone, right behind its gradients.
 """
 
 from __future__ import annotations
@@ -16,30 +18,17 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from bll_kernels import optim_kernels
+from bll_kernels.optim_kernels import Lists
+
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
-
-
-class _Lists:
-    """What the kernel of one group takes beside the gradients."""
-
-    def __init__(self, parameters: list[Tensor], states: list[dict[str, Any]]) -> None:
-        self.parameters = parameters
-        self.first = [state["exp_avg"] for state in states if "exp_avg" in state]
-        self.second = [state["exp_avg_sq"] for state in states if "exp_avg_sq" in state]
-        self.momentum = [state["momentum_buffer"] for state in states if "momentum_buffer" in state]
-        # One tensor behind all the counters, so that one operation counts for all.
-        counters = [state["step"] for state in states if "step" in state]
-        self.counters = torch.stack(counters) if counters else torch.empty(0)
-        self.steps = list(self.counters.unbind())
-        for state, step in zip(states, self.steps, strict=False):
-            state["step"] = step
 
 
 class _BlockOptimizer(Optimizer, ABC):
     """Steps whole groups; a group is a block (`bll.param_groups`)."""
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
-        self._lists: dict[int, _Lists] = {}
+        self._lists: dict[int, Lists] = {}
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -60,7 +49,7 @@ class _BlockOptimizer(Optimizer, ABC):
         # Aliases of the state, built again where they are needed.
         return {k: v for k, v in super().__getstate__().items() if k != "_lists"}
 
-    def _gather(self, index: int) -> tuple[_Lists, list[Tensor]]:
+    def _gather(self, index: int) -> tuple[Lists, list[Tensor]]:
         parameters = self.param_groups[index]["params"]
         gradients = [p.grad for p in parameters if p.grad is not None]
         whole = len(gradients) == len(parameters)
@@ -71,7 +60,7 @@ class _BlockOptimizer(Optimizer, ABC):
                 self._lists[index] = lists
         return lists, gradients
 
-    def _build(self, parameters: list[Tensor], index: int) -> _Lists:
+    def _build(self, parameters: list[Tensor], index: int) -> Lists:
         for p in parameters:
             if p.grad is not None and p.grad.layout != torch.strided:
                 raise TypeError(f"gradient: expected a dense tensor, got {p.grad.layout}")
@@ -80,7 +69,7 @@ class _BlockOptimizer(Optimizer, ABC):
         for p in parameters:
             if not self.state[p]:
                 self._start(p, index)
-        return _Lists(parameters, [self.state[p] for p in parameters])
+        return Lists(parameters, [self.state[p] for p in parameters])
 
     @abstractmethod
     def _start(self, parameter: Tensor, index: int) -> None:
@@ -90,8 +79,9 @@ class _BlockOptimizer(Optimizer, ABC):
     def _update(
         self,
         group: dict[str, Any],
-        lists: _Lists,
+        lists: Lists,
         gradients: list[Tensor],
+        inverse_scale: Tensor | None,
         found_inf: Tensor | None,
     ) -> None:
         """Launch the kernel."""
@@ -108,8 +98,9 @@ class _BlockOptimizer(Optimizer, ABC):
 
         Args:
             index: Group of the block.
-            inverse_scale: 0-dim float32 tensor the gradients are multiplied by first, in place;
-                together with `found_inf`.
+            inverse_scale: 0-dim float32 tensor the gradients are multiplied by first; together
+                with `found_inf`. What the gradients hold afterwards is not defined: torch's
+                kernels scale them in place, ours in registers.
             found_inf: float32 tensor of one element on the block's device, set to 1 where a scaled
                 gradient is not finite, and nothing is then updated, step counters included. It
                 is not reset, so blocks can share one. Nothing is read back to the host.
@@ -123,9 +114,7 @@ class _BlockOptimizer(Optimizer, ABC):
         lists, gradients = self._gather(index)
         if not gradients:
             return
-        if inverse_scale is not None and found_inf is not None:
-            torch._amp_foreach_non_finite_check_and_unscale_(gradients, found_inf, inverse_scale)
-        self._update(self.param_groups[index], lists, gradients, found_inf)
+        self._update(self.param_groups[index], lists, gradients, inverse_scale, found_inf)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every block, one kernel each.
@@ -192,32 +181,12 @@ class BlockAdam(_BlockOptimizer):
     def _update(
         self,
         group: dict[str, Any],
-        lists: _Lists,
+        lists: Lists,
         gradients: list[Tensor],
+        inverse_scale: Tensor | None,
         found_inf: Tensor | None,
     ) -> None:
-        beta1, beta2 = group["betas"]
-        lists.counters.add_(1)
-        kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-        kernel(
-            lists.parameters,
-            gradients,
-            lists.first,
-            lists.second,
-            [],
-            lists.steps,
-            lr=group["lr"],
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=False,
-            grad_scale=None,
-            found_inf=found_inf,
-        )
-        if found_inf is not None:
-            lists.counters.sub_(found_inf)
+        optim_kernels.adam(lists, gradients, group, inverse_scale, found_inf)
 
 
 class BlockSGD(_BlockOptimizer):
@@ -268,24 +237,12 @@ class BlockSGD(_BlockOptimizer):
     def _update(
         self,
         group: dict[str, Any],
-        lists: _Lists,
+        lists: Lists,
         gradients: list[Tensor],
+        inverse_scale: Tensor | None,
         found_inf: Tensor | None,
     ) -> None:
-        torch._fused_sgd_(
-            lists.parameters,
-            gradients,
-            lists.momentum,
-            weight_decay=group["weight_decay"],
-            momentum=group["momentum"],
-            lr=group["lr"],
-            dampening=0.0,
-            nesterov=group["nesterov"],
-            maximize=False,
-            is_first_step=False,
-            grad_scale=None,
-            found_inf=found_inf,
-        )
+        optim_kernels.sgd(lists, gradients, group, inverse_scale, found_inf)
 
 
 def _check_range(name: str, number: float | Tensor) -> None:

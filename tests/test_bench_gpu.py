@@ -28,7 +28,9 @@ def test_dry_run_measures_every_kernel(tmp_path: Path) -> None:
         assert entry["gate"], name
         assert entry["bytes"] > 0
         assert set(entry["peers"]) >= {"eager"}, name
-        assert all(peer["cold_us"] > 0 for peer in entry["peers"].values()), name
+        for peer, times in entry["peers"].items():
+            # Liger is not installed here, and says so.
+            assert times.get("cold_us", 0) > 0 or (peer == "liger" and times["missing"]), name
     table = (tmp_path / "gpu.md").read_text()
     assert all(name in table for name in found["entries"])
     assert "passed" in (tmp_path / "gpu.log").read_text()

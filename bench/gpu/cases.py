@@ -13,12 +13,22 @@ from torch import Tensor
 
 import bll_kernels as bk
 from bench import peers as bernoulli
-from bench.traffic import class_bytes, next_units, pair_bytes, pooled_class_bytes
+from bench.gpu.forms import (
+    Form,
+    Inputs,
+    Values,
+    differentiated,
+    every_form,
+    liger_cross_entropy,
+)
+from bench.traffic import (
+    class_bytes,
+    matmul_class_bytes,
+    next_units,
+    pair_bytes,
+    pooled_class_bytes,
+)
 
-Values = tuple[Tensor, ...]
-Inputs = tuple[Tensor, ...]
-#: A form of the computation: value first, then the gradients.
-Form = Callable[[Inputs], Values]
 #: Largest relative L2 error of da.
 GATE = {torch.float32: 3e-7, torch.bfloat16: 2e-3, torch.float16: 3e-4}
 #: Class losses sum over latents and classes: the score decides.
@@ -39,21 +49,6 @@ class Case:
     #: Error of the first gradient against float64 on some rows.
     error: Callable[[Inputs, Values], float]
     quick: bool = False
-
-
-def _differentiated(value: Callable[..., Tensor], wanted: int) -> Form:
-    """Autograd's form: gradients of ``value`` to the first ``wanted`` inputs."""
-
-    def form(inputs: Inputs) -> Values:
-        leaves = [x.detach().requires_grad_() for x in inputs[:wanted]]
-        result = value(*leaves, *inputs[wanted:])
-        return (result.detach(), *torch.autograd.grad(result, leaves))
-
-    return form
-
-
-def _compiled(value: Callable[..., Tensor], wanted: int, mode: str | None) -> Form:
-    return _differentiated(torch.compile(value, dynamic=False, mode=mode), wanted)
 
 
 def _l2(got: Tensor, want: Tensor) -> float:
@@ -77,16 +72,6 @@ def _row_error(
         return _l2(outputs[1][:CHECKED_ROWS].cpu(), want * share)
 
     return error
-
-
-def _forms(
-    value: Callable[..., Tensor], wanted: int, more: dict[str, Form] | None = None
-) -> dict[str, Form]:
-    eager = _differentiated(value, wanted)
-    forms = {"eager": eager, "compile": _compiled(value, wanted, None)}
-    for mode in ("reduce-overhead", "max-autotune-no-cudagraphs"):
-        forms[f"compile {mode}"] = _compiled(value, wanted, mode)
-    return {**forms, **(more or {})}
 
 
 def _dense(
@@ -134,8 +119,8 @@ def _bernoulli(
     def distributions(a: Tensor, b: Tensor) -> Tensor:
         return bernoulli.distributions(a, b, full)
 
-    more = {"distributions": _differentiated(distributions, wanted), "one graph": one_graph}
-    forms = _forms(value, wanted, more)
+    more = {"distributions": differentiated(distributions, wanted), "one graph": one_graph}
+    forms = every_form(value, wanted, more)
     kind = "full da db" if full else "stopped da"
     item = torch.empty((), dtype=dtype).element_size()
     moved = pair_bytes(shape[0] * shape[1], item, grad_b=full)
@@ -171,7 +156,7 @@ def _gaussian(shape: tuple[int, int], dtype: torch.dtype, device: str) -> Case:
         f"gaussian stopped da {list(shape)} {str(dtype)[6:]}",
         partial(_dense, shape, dtype, device),
         ours,
-        _forms(_gaussian_value, 1),
+        every_form(_gaussian_value, 1),
         pair_bytes(shape[0] * shape[1], item, grad_b=False),
         GATE[dtype],
         _row_error(_gaussian_value, shape[0], (0, 1)),
@@ -205,7 +190,7 @@ def _table(shape: tuple[int, int], classes: int, dtype: torch.dtype, device: str
         f"bernoulli evidence by label {list(shape)} x {classes} {str(dtype)[6:]}",
         partial(_table_inputs, shape, classes, dtype, device),
         ours,
-        _forms(_table_value, 2),
+        every_form(_table_value, 2),
         pair_bytes(shape[0] * shape[1], item, grad_b=True, table=True),
         GATE[dtype],
         _row_error(_table_value, shape[0], (0, 2)),
@@ -230,7 +215,7 @@ def _categorical(shape: tuple[int, int], dtype: torch.dtype, device: str) -> Cas
         f"categorical full da db {list(shape)} {str(dtype)[6:]}",
         partial(_dense, shape, dtype, device),
         ours,
-        _forms(_categorical_value, 2),
+        every_form(_categorical_value, 2),
         pair_bytes(shape[0] * shape[1], item, grad_b=True),
         4 * GATE[dtype],
         _row_error(_categorical_value, shape[0], (0, 1)),
@@ -276,11 +261,73 @@ def _class(
         f"class evidence {family} {list(shape)} x {classes} {str(dtype)[6:]}",
         make,
         ours,
-        _forms(value, 2),
+        every_form(value, 2),
         counted(elements, item),
         CLASS_GATE[dtype],
         _row_error(value, shape[0], (0, 2)),
         quick=classes == 10,
+    )
+
+
+def _read_out_value(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(x, weight), labels)
+
+
+def _read_out(
+    shape: tuple[int, int], classes: int, dtype: torch.dtype, device: str, quick: bool
+) -> Case:
+    """A linear read-out with its cross-entropy; Liger's peer where it is installed."""
+
+    def make(generator: torch.Generator) -> Inputs:
+        x = torch.randn(shape, generator=generator, device=device).to(dtype)
+        weight = torch.randn((classes, shape[1]), generator=generator, device=device)
+        labels = torch.randint(classes, shape[:1], generator=generator, device=device)
+        return x, (weight / shape[1] ** 0.5).to(dtype), labels
+
+    def ours(inputs: Inputs) -> Values:
+        value, grads = bk.linear_cross_entropy_value_and_grad(*inputs, wrt=("x", "weight"))
+        return (value, *grads)
+
+    item = torch.empty((), dtype=dtype).element_size()
+    return Case(
+        f"linear cross-entropy {list(shape)} x {classes} {str(dtype)[6:]}",
+        make,
+        ours,
+        every_form(_read_out_value, 2, {"liger": liger_cross_entropy()}),
+        matmul_class_bytes(*shape, classes, item),
+        CLASS_GATE[dtype],
+        _row_error(_read_out_value, shape[0], (0, 2)),
+        quick=quick,
+    )
+
+
+def _gram_value(x: Tensor, labels: Tensor) -> Tensor:
+    unit = F.normalize(x - x.mean(1, keepdim=True), dim=1)
+    target = torch.where(labels[:, None] == labels, 1.0, -1 / 9).to(x.dtype)
+    return (unit @ unit.t() - target).square().mean()
+
+
+def _gram(shape: tuple[int, int], dtype: torch.dtype, device: str) -> Case:
+    """Similarities of a batch against those of its labels."""
+
+    def make(generator: torch.Generator) -> Inputs:
+        x = torch.randn(shape, generator=generator, device=device).to(dtype)
+        return x, torch.randint(10, shape[:1], generator=generator, device=device)
+
+    def ours(inputs: Inputs) -> Values:
+        value, grads = bk.gram_loss_value_and_grad(*inputs, num_classes=10)
+        return (value, *grads)
+
+    def error(inputs: Inputs, outputs: Values) -> float:
+        x = inputs[0].detach().cpu().double().requires_grad_()
+        (want,) = torch.autograd.grad(_gram_value(x, inputs[1].cpu()), x)
+        return _l2(outputs[1].cpu(), want)
+
+    item = torch.empty((), dtype=dtype).element_size()
+    moved = 2 * shape[0] * shape[1] * item
+    forms = every_form(_gram_value, 1)
+    return Case(
+        f"gram {list(shape)} {str(dtype)[6:]}", make, ours, forms, moved, CLASS_GATE[dtype], error
     )
 
 
@@ -310,6 +357,11 @@ def cases(device: str, tiny: bool) -> list[Case]:
             found.append(_class((rows(4096), columns(1024)), classes, "gaussian", dtype, device))
         maps = (rows(256), 4, 7, 7) if tiny else (256, 256, 28, 28)
         found.append(_class(maps, 10, "gaussian", dtype, device))
+        half = dtype == torch.bfloat16
+        for classes in (32_000, 128_000):
+            shape, some = (rows(4096), columns(1024)), classes // 25 if tiny else classes
+            found.append(_read_out(shape, some, dtype, device, half and classes == 32_000))
+        found.append(_gram((rows(1024), columns(512)), dtype, device))
         for classes in (10, 100):
             found.append(_class((rows(512), columns(4096)), classes, "bernoulli", dtype, device))
     return found

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 import bll_kernels as bk
 from bll_kernels.families import FORMULAS
+from bll_kernels.optim import BlockAdam, BlockSGD
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -56,14 +58,42 @@ def map_calls(dtype: torch.dtype) -> Iterator[str]:
             leaf = maps.detach().requires_grad_()
             bk.grid_pool(leaf, kind, 2).sum().backward()
             yield f"pool {kind} {dtype}"
+        for grid in (1, 2, 3):
+            table, labels = latents("gaussian", 5, 8 * grid * grid, dtype), torch.arange(3).cuda()
+            for compact in (False, True):
+                bk.class_evidence_loss_value_and_grad(
+                    maps, table, labels, "gaussian", pool=("mean", grid), wrt=("a", "table"),
+                    compact_grad=compact,
+                )  # fmt: skip
+            yield f"pooled class {grid} {dtype}"
 
 
 def batch_calls(dtype: torch.dtype) -> Iterator[str]:
     """Losses over pairs of rows, and class means."""
     x, labels = torch.randn(37, 50, device="cuda").to(dtype), torch.arange(37, device="cuda") % 4
     bk.gram_loss_value_and_grad(x, labels, num_classes=4)
-    bk.class_means(x, labels, 4)
+    bk.gram_loss_value_and_grad(x, torch.randn(37, 9, device="cuda").to(dtype))
+    leaf = x.detach().requires_grad_()
+    bk.class_means(leaf, labels, 4)[0].sum().backward()
     yield f"batch {dtype}"
+
+
+def step_calls(dtype: torch.dtype) -> Iterator[str]:
+    """Optimiser steps with and without the finite check; a loss of many classes."""
+    found, scale = torch.zeros(1, device="cuda"), torch.ones((), device="cuda")
+    for make in (BlockAdam, partial(BlockSGD, momentum=0.9), BlockSGD):
+        leaves = [torch.randn(n, device="cuda").to(dtype).requires_grad_() for n in (9001, 3)]
+        for x in leaves:
+            x.grad = torch.ones_like(x)
+        optimizer = make(leaves, lr=0.1)
+        optimizer.step_block(0)
+        optimizer.step_block(0, inverse_scale=scale, found_inf=found)
+        yield f"step {make} {dtype}"
+    x, labels = torch.randn(5, 16, device="cuda").to(dtype), torch.arange(5, device="cuda")
+    for classes in (1025, 2052):
+        weight = torch.randn(classes, 16, device="cuda").to(dtype)
+        bk.linear_cross_entropy_value_and_grad(x, weight, labels, wrt=("x", "weight"))
+        yield f"classes through matmul {classes} {dtype}"
 
 
 def main(backend: str) -> None:
@@ -71,7 +101,7 @@ def main(backend: str) -> None:
     for dtype in DTYPES:
         calls = [call for family in FORMULAS for call in (pair_calls(family, dtype),)]
         calls += [class_calls(family, dtype) for family in FORMULAS]
-        calls += [map_calls(dtype), batch_calls(dtype)]
+        calls += [map_calls(dtype), batch_calls(dtype), step_calls(dtype)]
         for call in calls:
             try:
                 with bk.use_backend(backend):

@@ -11,6 +11,7 @@ import torch
 
 import bll_kernels as bk
 from bench.gpu.cases import Case, Form, Inputs, cases
+from bench.gpu.forms import MODES
 from bench.gpu.record import Record, device_state
 from bench.gpu.timing import CudaTimer, Timer
 
@@ -91,9 +92,9 @@ def measure(
     }
 
 
-QUICK_PEERS = ("eager", "compile", "distributions", "one graph")
-DRY_PEERS = ("eager", "distributions")
-ALL_PEERS = (*QUICK_PEERS, "compile reduce-overhead", "compile max-autotune-no-cudagraphs")
+QUICK_PEERS = ("eager", "compile", "distributions", "one graph", "liger")
+DRY_PEERS = ("eager", "distributions", "liger")
+ALL_PEERS = (*QUICK_PEERS, *(f"compile {mode}" for mode in MODES))
 
 
 def run(

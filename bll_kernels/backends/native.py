@@ -50,11 +50,12 @@ FAILURE: Final = _load("_C")
 #: The same of the library for CUDA tensors. Nothing here asks the driver.
 CUDA_FAILURE: Final = _load_cuda()
 
-_CUDA_DTYPES: Final = frozenset({torch.float32, torch.bfloat16, torch.float16})
+#: What its kernels take.
+CUDA_DTYPES: Final = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
 #: What that library has kernels for, whether it could be loaded or not: op -> dtypes.
 CUDA_OPS: Final = dict.fromkeys(
-    ("pair_loss", "class_loss", "gram_loss", "class_means", "grid_pool"), _CUDA_DTYPES
+    ("pair_loss", "class_loss", "gram_loss", "class_means", "grid_pool"), CUDA_DTYPES
 )
 
 #: Families that its class loss has kernels for, and the most classes of one call.
@@ -97,7 +98,7 @@ def cuda_serves_pooled(
         classes: rows of its table.
     """
     return (
-        dtype in _CUDA_DTYPES
+        dtype in CUDA_DTYPES
         and kind == "mean"
         and family in CUDA_POOLED_FAMILIES
         and 1 <= latents <= CUDA_POOLED_LATENTS

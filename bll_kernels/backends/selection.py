@@ -30,14 +30,14 @@ FUNCTIONS: Final = {
     "grid_pool": "grid_pool",
 }
 
-#: Device types on which a backend has one kernel for a class loss with mean pooling in front.
-FUSES_POOL: Final[dict[str, frozenset[str]]] = {
+#: Device types on which a backend has what only the CUDA library has kernels for.
+CUDA_KERNELS: Final[dict[str, frozenset[str]]] = {
     "native": frozenset({"cuda"} if native.CUDA_FAILURE is None else ()),
 }
 
 #: Device types on which a backend has the row kernel of class losses that go through matmul.
 CHUNKS: Final[dict[str, frozenset[str]]] = {
-    "native": FUSES_POOL["native"],
+    "native": CUDA_KERNELS["native"],
     "triton": DEVICES["triton"],
 }
 
@@ -141,7 +141,7 @@ def fused_pool_backend(
         classes: rows of its table.
     """
     name = "native" if _forced is None else _forced
-    if x.device.type not in FUSES_POOL.get(name, ()):
+    if x.device.type not in CUDA_KERNELS.get(name, ()):
         return None
     latents, elements = x.shape[1] * grid * grid, x.shape[1] * x.shape[2] * x.shape[3]
     served = native.cuda_serves_pooled(x.dtype, kind, latents, elements, family, classes)
@@ -162,6 +162,13 @@ def chunked_backend(device_type: str, dtype: torch.dtype, family: str, classes: 
     if native.CUDA_FAILURE is None:
         return "native"
     return "triton" if triton.FAILURE is None else None
+
+
+def optimizer_backend(device_type: str, dtype: torch.dtype) -> str | None:
+    """Backend whose kernels step parameters of a device and dtype; None: torch's own do."""
+    name = "native" if _forced is None else _forced
+    served = device_type in CUDA_KERNELS.get(name, ()) and dtype in native.CUDA_DTYPES
+    return name if served else None
 
 
 def backend_for(

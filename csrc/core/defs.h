@@ -11,6 +11,18 @@
 #define BLL_HD inline __attribute__((always_inline))
 #endif
 
+#if defined(BLL_HOST_EMULATOR)
+// What tests/cuda counts: evaluations of special functions, and bytes stored.
+namespace bll_emulator {
+inline int64_t special_functions = 0, stored = 0;
+}
+#define BLL_COUNT_SPECIAL() static_cast<void>(++bll_emulator::special_functions)
+#define BLL_COUNT_STORED(bytes) static_cast<void>(bll_emulator::stored += (bytes))
+#else
+#define BLL_COUNT_SPECIAL() static_cast<void>(0)
+#define BLL_COUNT_STORED(bytes) static_cast<void>(0)
+#endif
+
 namespace bll {
 
 BLL_HD uint32_t float_bits(float x) {

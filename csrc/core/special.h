@@ -22,6 +22,7 @@ BLL_HD double mirror(double x, double side) {
 
 // e^x / 2^(bias - 127) for -87 <= x, as far as the power of two is a float.
 BLL_HD float exp_biased(float x, float bias) {
+  BLL_COUNT_SPECIAL();
   // Adding 1.5 * 2^23 rounds x / ln 2 to an integer n and leaves n in the low bits.
   const float magic = 12582912.0f + bias;
   const float shifted = x * 1.44269504f + magic;
@@ -229,6 +230,7 @@ BLL_HD double atanh_rest(double s) {
 
 // log(1 + x) for x >= 0.
 BLL_HD float log1p_nonnegative(float x) {
+  BLL_COUNT_SPECIAL();
 #if defined(__CUDA_ARCH__)
   return log1pf(x);
 #else

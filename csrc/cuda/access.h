@@ -69,6 +69,15 @@ struct Wide {
     return raw;
   }
 
+  // Of 16 bytes of T that the same kernel writes later, which __ldg must not read.
+  __device__ __forceinline__ static Raw load_own(const void* base, DType, int64_t offset) {
+    Raw raw;
+    const char* at = static_cast<const char*>(base) + offset * sizeof(T);
+    BLL_CHECK_ALIGNED(at);
+    raw.quad[0] = BLL_LOAD(reinterpret_cast<const uint4*>(at));
+    return raw;
+  }
+
   // All bits set is NaN in every dtype.
   __device__ __forceinline__ static Raw nan() {
     Raw raw;
@@ -96,6 +105,7 @@ struct Wide {
     const bool wide = is_float(dtype);
     char* at = static_cast<char*>(base) + offset * (wide ? 4 : sizeof(T));
     BLL_CHECK_ALIGNED(at);
+    BLL_COUNT_STORED(kCount * (wide ? 4 : sizeof(T)));
     if (wide) {
 #pragma unroll
       for (int q = 0; q < kQuads; ++q) {
@@ -136,6 +146,13 @@ struct Single {
     return {to_float(__ushort_as_half(raw))};
   }
 
+  __device__ __forceinline__ static Raw load_own(const void* base, DType dtype, int64_t offset) {
+    if (dtype == DType::kFloat32) return {BLL_LOAD(static_cast<const float*>(base) + offset)};
+    const unsigned short raw = BLL_LOAD(static_cast<const unsigned short*>(base) + offset);
+    if (dtype == DType::kBFloat16) return {to_float(__ushort_as_bfloat16(raw))};
+    return {to_float(__ushort_as_half(raw))};
+  }
+
   __device__ __forceinline__ static Raw nan() { return {bits_float(~0u)}; }
 
   __device__ __forceinline__ static void unpack(const Raw& raw, DType, float (&x)[1]) {
@@ -144,6 +161,7 @@ struct Single {
 
   __device__ __forceinline__ static void store(void* base, DType dtype, int64_t offset,
                                                const float (&x)[1]) {
+    BLL_COUNT_STORED(dtype == DType::kFloat32 ? 4 : 2);
     if (dtype == DType::kFloat32) {
       static_cast<float*>(base)[offset] = x[0];
     } else if (dtype == DType::kBFloat16) {
@@ -153,5 +171,26 @@ struct Single {
     }
   }
 };
+
+// An access policy and the one dtype that it then meets.
+template <class Access, DType dtype_>
+struct Typed : Access {
+  static constexpr DType dtype = dtype_;
+};
+
+// Calls function(typed access policy) for a dtype, 16 bytes at a time or one by one.
+template <class Function>
+__device__ __forceinline__ void with_access(DType dtype, bool wide, Function&& function) {
+  if (dtype == DType::kFloat32) {
+    if (wide) return function(Typed<Wide<float>, DType::kFloat32>());
+    function(Typed<Single, DType::kFloat32>());
+  } else if (dtype == DType::kBFloat16) {
+    if (wide) return function(Typed<Wide<__nv_bfloat16>, DType::kBFloat16>());
+    function(Typed<Single, DType::kBFloat16>());
+  } else {
+    if (wide) return function(Typed<Wide<__half>, DType::kFloat16>());
+    function(Typed<Single, DType::kFloat16>());
+  }
+}
 
 }  // namespace bll::cuda

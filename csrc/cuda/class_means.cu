@@ -64,6 +64,7 @@ __global__ void __launch_bounds__(kThreads, 4) class_means_kernel(const MeansVie
 #pragma unroll
   for (int i = 0; i < count; ++i) {
     v.means[label * v.width + column + i] = lost ? bits_float(0x7fc00000u) : sum[i] / rows;
+    BLL_COUNT_STORED(4);
   }
 }
 

@@ -94,6 +94,7 @@ struct BernoulliScore {
       settle();
     }
     __device__ __forceinline__ float log() const {
+      BLL_COUNT_SPECIAL();
       return static_cast<float>(exponent) * 0.693147181f + logf(mantissa);
     }
   };

@@ -64,7 +64,9 @@ __device__ __forceinline__ float softmax_row(const ClassView& v, int64_t row, fl
   for (int c = lane; c < classes; c += kWarp) {
     float& score = scores[c * R];
     score = factor * (c == label ? -others : score);
-    if (v.residual != nullptr) v.residual[row * classes + c] = score;
+    if (v.residual == nullptr) continue;
+    v.residual[row * classes + c] = score;
+    BLL_COUNT_STORED(4);
   }
   const float loss =
       own == top ? log1p_nonnegative(others) : (top - own) + log1p_nonnegative(all - 1);

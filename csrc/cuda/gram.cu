@@ -1,5 +1,6 @@
 // The Gram loss's products of rows, tile by tile, and the gradient's sums over them. Neither the
 // Gram matrix nor its target is ever in memory beyond a tile.
+#include "core/defs.h"
 #include "cuda/batch.h"
 #include "cuda/block.h"
 
@@ -120,6 +121,7 @@ class GramTile {
 #pragma unroll
         for (int j = 0; j < kSide; ++j) total.x[j] += sum[i][j];
         *at = total;
+        BLL_COUNT_STORED(16);
       }
     }
   }

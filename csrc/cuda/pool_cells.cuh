@@ -122,6 +122,7 @@ __device__ __forceinline__ void store_cell(const PoolView& v, int64_t at, int pi
   const float result = own.result(pixels);
   if (v.pooled != nullptr) {
     v.pooled[at] = result;
+    BLL_COUNT_STORED(4);
   } else if constexpr (kind == Pool::kMax) {
     v.place[at] = own.place - 1;
   } else if constexpr (kind == Pool::kStd) {

@@ -3,7 +3,8 @@
 #pragma once
 
 #include "cuda/classes_softmax.cuh"
-#include "cuda/pooled_cells.cuh"
+#include "cuda/pool_cells.cuh"
+#include "cuda/pooled.h"
 
 namespace bll::cuda {
 
@@ -29,6 +30,7 @@ class PooledClass {
     if (v_.latents == nullptr) return;
     for (int i = threadIdx.x; i < size_; i += kPooledThreads) {
       v_.latents[image_ * size_ + i] = cells_[i];
+      BLL_COUNT_STORED(4);
     }
   }
 
@@ -147,6 +149,7 @@ class PooledClass {
   __device__ __forceinline__ void keep(int column, float grad) const {
     if (v_.grad_cells != nullptr) {
       v_.grad_cells[image_ * size_ + column] = grad;
+      BLL_COUNT_STORED(4);
       return;
     }
     const int cell = column % (v_.grid * v_.grid);

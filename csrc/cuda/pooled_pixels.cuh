@@ -1,7 +1,8 @@
 // An image with channels last: a warp takes a run of channels of some of a cell's pixels.
 #pragma once
 
-#include "cuda/pooled_cells.cuh"
+#include "cuda/pool_cells.cuh"
+#include "cuda/pooled.h"
 
 namespace bll::cuda {
 

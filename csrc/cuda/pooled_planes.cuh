@@ -1,7 +1,8 @@
 // An image with channels first: a cell's pixels lie in runs of one row of a plane.
 #pragma once
 
-#include "cuda/pooled_cells.cuh"
+#include "cuda/pool_cells.cuh"
+#include "cuda/pooled.h"
 
 namespace bll::cuda {
 
@@ -203,6 +204,7 @@ struct PlaneCells {
       for (; walk.h < from.down; walk.advance()) {
         const int pixel = from.at + walk.h * v.width + walk.x * count;
         *reinterpret_cast<Raw*>(map + int64_t{pixel} * item) = raw;
+        BLL_COUNT_STORED(bytes);
       }
     }
   }

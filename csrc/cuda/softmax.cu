@@ -53,6 +53,7 @@ __device__ __forceinline__ void write(const SoftmaxRows& s, int64_t at, const fl
     if (s.slopes_dtype == DType::kFloat32) {
       const float4 quad = make_float4(x[0], x[1], x[2], x[3]);
       *reinterpret_cast<float4*>(static_cast<float*>(s.slopes) + at) = quad;
+      BLL_COUNT_STORED(16);
       return;
     }
   }

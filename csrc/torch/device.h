@@ -8,8 +8,10 @@
 
 #if defined(BLL_CUDA)
 namespace bll::cuda {
+struct OptimArgs;
+struct OptimTensor;
 struct SoftmaxRows;
-}
+}  // namespace bll::cuda
 #endif
 
 #if !defined(BLL_OPS)
@@ -49,6 +51,9 @@ void gram_loss(const cpu::GramArgs& args, const torch::stable::Tensor& like);
 void class_means(const cpu::ClassMeansArgs& args, const torch::stable::Tensor& like);
 void class_means_backward(const cpu::ClassMeansGradArgs& args, const torch::stable::Tensor& like);
 #if defined(BLL_CUDA)
+// Checks the gradients where `args.found` is given, then updates.
+void optim_step(const cuda::OptimTensor* tensors, int count, const cuda::OptimArgs& args,
+                const torch::stable::Tensor& like);
 void softmax_rows(const cuda::SoftmaxRows& args, const torch::stable::Tensor& like);
 void pooled_class_loss(const cpu::ClassArgs& args, const cpu::PoolArgs& pool, float* grad_cells,
                        const torch::stable::Tensor& like);

@@ -13,13 +13,13 @@ from emulator_build import build
 from torch.library import Library
 
 from bll_kernels.backends import selection
-from bll_kernels.ops import SCHEMAS
+from bll_kernels.ops import CUDA_SCHEMAS, SCHEMAS
 
 #: Forward, backward and shuffled.
 ORDERS = (0, 1, 7)
 #: Whether the library is built with UndefinedBehaviorSanitizer; set before the first use.
 SANITIZED = False
-COUNTS = ("launches", "blocks", "barriers", "shuffles", "loaded")
+COUNTS = ("launches", "blocks", "barriers", "shuffles", "loaded", "stored", "special")
 PROCESSORS = 3
 
 
@@ -27,7 +27,7 @@ PROCESSORS = 3
 def library() -> ctypes.CDLL:
     """Builds and loads the emulator, and declares its ops; once per process."""
     declared = Library("bll_emulated", "DEF")
-    for name, schema in SCHEMAS.items():
+    for name, schema in {**SCHEMAS, **CUDA_SCHEMAS}.items():
         declared.define(name + schema)
     path = str(build(SANITIZED))
     torch.ops.load_library(path)
@@ -42,7 +42,7 @@ def emulation(order: int, processors: int = PROCESSORS) -> Iterator[None]:
     library().bll_emulator_set(order, processors)
     devices = selection.DEVICES
     before, known = selection._forced, "emulated" in devices
-    tables = (devices, selection.FUSES_POOL, selection.CHUNKS)
+    tables = (devices, selection.CUDA_KERNELS, selection.CHUNKS)
     for table in tables:
         table["emulated"] = frozenset({"cpu"})
     selection._forced = "emulated"

@@ -1,10 +1,12 @@
 // The device of csrc/torch/device.h under emulation: outputs and scratch memory stand between guard
 // zones and hold NaN before the kernels run.
 #include <memory>
+#include <utility>
 
 #include "cuda/api.h"
 #include "cuda/batch.h"
 #include "cuda/classes.h"
+#include "cuda/optim.h"
 #include "cuda/pair_plan.h"
 #include "cuda/pool.h"
 #include "cuda/pooled.h"
@@ -195,6 +197,15 @@ void class_means_backward(const cpu::ClassMeansGradArgs& given, const Tensor&) {
   grad.finish("the gradient of x");
 }
 
+void optim_step(const cuda::OptimTensor* tensors, int count, const cuda::OptimArgs& args,
+                const Tensor&) {
+  cudaError_t error = cudaSuccess;
+  if (args.found != nullptr) error = cuda::optim_check(tensors, count, args, nullptr);
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
+  error = cuda::optim_update(tensors, count, args, nullptr);
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
+}
+
 void softmax_rows(const cuda::SoftmaxRows& given, const Tensor&) {
   cuda::SoftmaxRows args = given;
   const int64_t size = args.rows * args.classes;
@@ -251,11 +262,14 @@ __attribute__((visibility("default"))) void bll_emulator_set(int order, int proc
   bll::binding::device::machine.processors = processors;
 }
 
-// Launches, blocks, barriers, shuffles and bytes loaded since the last call.
-__attribute__((visibility("default"))) void bll_emulator_counts(int64_t (&out)[5]) {
+// Launches, blocks, barriers, shuffles, bytes loaded and stored, and special functions since the
+// last call.
+__attribute__((visibility("default"))) void bll_emulator_counts(int64_t (&out)[7]) {
   auto& counts = bll_emulator::Machine::get().counts;
   out[0] = counts.launches, out[1] = counts.blocks, out[2] = counts.barriers;
   out[3] = counts.shuffles, out[4] = counts.loaded;
+  out[5] = std::exchange(bll_emulator::stored, 0);
+  out[6] = std::exchange(bll_emulator::special_functions, 0);
   counts = {};
 }
 

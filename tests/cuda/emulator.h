@@ -260,8 +260,18 @@ T counted_load(const T* from) {
   return *from;
 }
 
+// One block runs at a time, so every operation is atomic.
+template <class T>
+T atomic_add(T* at, T x) {
+  const T before = *at;
+  *at += x;
+  return before;
+}
+
 }  // namespace bll_emulator
 
+#define atomicAdd(pointer, value) bll_emulator::atomic_add(pointer, value)
+#define __threadfence() static_cast<void>(0)
 #define BLL_EMULATOR_TEXT_OF(x) #x
 #define BLL_EMULATOR_TEXT(x) BLL_EMULATOR_TEXT_OF(x)
 #define BLL_EMULATOR_HERE __FILE__ ":" BLL_EMULATOR_TEXT(__LINE__)

@@ -79,6 +79,38 @@ def pooled(kind: str, dtype: torch.dtype, channels_last: bool) -> Call:
     return Call(f"pooled {kind}", (maps, table, labels), run)
 
 
+def many_classes(dtype: torch.dtype) -> Call:
+    """A linear read-out of more classes than one kernel takes: through matmul in chunks."""
+    x = torch.randn(33, 64, device="cuda").to(dtype)
+    weight = torch.randn(1500, 64, device="cuda").to(dtype)
+    labels = torch.randint(1500, (33,), device="cuda")
+
+    def run(x: Tensor, weight: Tensor, labels: Tensor) -> Values:
+        value, grads = bk.linear_cross_entropy_value_and_grad(
+            x, weight, labels, wrt=("x", "weight")
+        )
+        return (value, *grads)
+
+    return Call("linear cross-entropy x 1500", (x, weight, labels), run)
+
+
+def gram(dtype: torch.dtype) -> Call:
+    """Similarities of all pairs of rows against those of their labels."""
+    x, labels = torch.randn(130, 70, device="cuda").to(dtype), torch.arange(130, device="cuda") % 7
+
+    def run(x: Tensor, labels: Tensor) -> Values:
+        value, grads = bk.gram_loss_value_and_grad(x, labels, num_classes=7)
+        return (value, *grads)
+
+    return Call("gram", (x, labels), run)
+
+
+def means(dtype: torch.dtype) -> Call:
+    """Means of the rows of every class, and their numbers."""
+    x, labels = torch.randn(300, 72, device="cuda").to(dtype), torch.arange(300, device="cuda") % 7
+    return Call("class means", (x, labels), lambda x, labels: bk.class_means(x, labels, 8))
+
+
 def every_call(backend: str, dtype: torch.dtype = torch.float32) -> list[Call]:
     """All that a backend has kernels for."""
     found = [pair(f, 65, 300, dtype, labelled) for f in FORMULAS for labelled in (False, True)]
@@ -86,6 +118,7 @@ def every_call(backend: str, dtype: torch.dtype = torch.float32) -> list[Call]:
     found += [
         pooled(kind, dtype, last) for kind in ("mean", "max", "std") for last in (False, True)
     ]
+    found += [many_classes(dtype), gram(dtype), means(dtype)]
     return [call for call in found if _served(call)]
 
 

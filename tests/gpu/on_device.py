@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-from bll_kernels.ops import SCHEMAS, op
+from bll_kernels.ops import CUDA_SCHEMAS, SCHEMAS, op
 
 
 def _moved(x: Any, device: str) -> Any:
@@ -23,19 +23,34 @@ def _moved(x: Any, device: str) -> Any:
             storage = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage())
             return torch.as_strided(storage.cuda(), x.shape, x.stride(), x.storage_offset())
         return x.to(device)
-    return tuple(_moved(y, device) for y in x) if isinstance(x, tuple) else x
+    return type(x)(_moved(y, device) for y in x) if isinstance(x, tuple | list) else x
+
+
+def _bring_back(given: Any, moved: Any) -> None:
+    """What an op wrote into its arguments."""
+    if isinstance(given, Tensor):
+        given.copy_(moved)
+    elif isinstance(given, tuple | list):
+        for x, y in zip(given, moved, strict=True):
+            _bring_back(x, y)
 
 
 def _implementation(backend: str, name: str) -> Callable[..., Any]:
     run = op(backend, name)
+    written = [x.alias_info is not None and x.alias_info.is_write for x in run._schema.arguments]
 
     def implementation(*arguments: Any) -> Any:
-        return _moved(run(*(_moved(x, "cuda") for x in arguments)), "cpu")
+        moved = [_moved(x, "cuda") for x in arguments]
+        result = _moved(run(*moved), "cpu")
+        for given, there, is_written in zip(arguments, moved, written, strict=False):
+            if is_written:
+                _bring_back(given, there)
+        return result
 
     return implementation
 
 
 def serve(library: Library, backend: str) -> None:
     """Gives every op of ``library`` a CPU implementation: the backend's CUDA kernels."""
-    for name in SCHEMAS:
+    for name in {**SCHEMAS, **(CUDA_SCHEMAS if backend == "native" else {})}:
         library.impl(name, _implementation(backend, name), "CPU")

@@ -9,6 +9,7 @@ from device import require_device
 from tolerance import assert_same_bits
 
 import bll_kernels as bk
+from bll_kernels.optim import BlockAdam, BlockSGD
 
 require_device()
 pytest_plugins = ["device"]
@@ -94,6 +95,41 @@ def test_two_streams_with_late_producers(gpu: str) -> None:
         torch.cuda.synchronize()
         assert_same(results[0], want, call)
         assert_same(results[1], mirrored, call)
+
+
+@pytest.mark.parametrize("make", [BlockAdam, BlockSGD], ids=lambda make: make.__name__)
+def test_optimiser_steps_in_a_graph(gpu: str, make: type[torch.optim.Optimizer]) -> None:
+    """Captured once and replayed, steps go on as those of torch.optim do, without a sync."""
+    shapes, rate = ((300, 65), (65,), (1,)), 0.01
+    ours = [torch.randn(shape, device="cuda").requires_grad_() for shape in shapes]
+    twins = [x.detach().double().requires_grad_() for x in ours]
+    theirs = torch.optim.Adam if make is BlockAdam else torch.optim.SGD
+    mine, other = make(ours, lr=rate), theirs(twins, lr=rate)
+    for x, twin in zip(ours, twins, strict=True):
+        x.grad, twin.grad = torch.empty_like(x), torch.empty_like(twin)
+
+    def give() -> None:
+        for x, twin in zip(ours, twins, strict=True):
+            x.grad.normal_()
+            twin.grad.copy_(x.grad)
+
+    give()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        mine.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    other.step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        mine.step()
+    for _ in range(REPLAYS):
+        give()
+        graph.replay()
+        other.step()
+    for x, twin in zip(ours, twins, strict=True):
+        torch.testing.assert_close(x.double(), twin, rtol=1e-4, atol=1e-5)
 
 
 def test_inputs_are_left_alone(gpu: str) -> None:

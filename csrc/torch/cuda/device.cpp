@@ -7,6 +7,7 @@
 #include "cuda/api.h"
 #include "cuda/batch.h"
 #include "cuda/classes.h"
+#include "cuda/optim.h"
 #include "cuda/pool.h"
 #include "cuda/pooled.h"
 #include "cuda/softmax.h"
@@ -106,6 +107,13 @@ void class_means(const cpu::ClassMeansArgs& args, const Tensor& like) {
 void class_means_backward(const cpu::ClassMeansGradArgs& args, const Tensor& like) {
   const Launch launch(like);
   check(cuda::class_means_backward(args, launch.stream()));
+}
+
+void optim_step(const cuda::OptimTensor* tensors, int count, const cuda::OptimArgs& args,
+                const Tensor& like) {
+  const Launch launch(like);
+  if (args.found != nullptr) check(cuda::optim_check(tensors, count, args, launch.stream()));
+  check(cuda::optim_update(tensors, count, args, launch.stream()));
 }
 
 void softmax_rows(const cuda::SoftmaxRows& args, const Tensor& like) {

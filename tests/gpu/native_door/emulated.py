@@ -11,7 +11,7 @@ from on_device import serve
 from torch.library import Library
 
 from bll_kernels.backends import selection
-from bll_kernels.ops import SCHEMAS
+from bll_kernels.ops import CUDA_SCHEMAS, SCHEMAS
 
 ORDERS = (0,)
 SANITIZED = False
@@ -22,7 +22,7 @@ PROCESSORS = 0
 def library() -> Library:
     """Declares the ops; once per process."""
     declared = Library("bll_emulated", "DEF")
-    for name, schema in SCHEMAS.items():
+    for name, schema in {**SCHEMAS, **CUDA_SCHEMAS}.items():
         declared.define(name + schema)
     serve(declared, "native")
     return declared
@@ -33,14 +33,14 @@ def emulation(order: int = 0, processors: int = PROCESSORS) -> Iterator[None]:
     """Serve every call in the block by the GPU, whatever the order."""
     library()
     before = selection._forced
-    for served in (selection.DEVICES, selection.FUSES_POOL, selection.CHUNKS):
+    for served in (selection.DEVICES, selection.CUDA_KERNELS, selection.CHUNKS):
         served["emulated"] = frozenset({"cpu"})
     selection._forced = "emulated"
     try:
         yield
     finally:
         selection._forced = before
-        for served in (selection.DEVICES, selection.FUSES_POOL, selection.CHUNKS):
+        for served in (selection.DEVICES, selection.CUDA_KERNELS, selection.CHUNKS):
             del served["emulated"]
 
 

@@ -1,0 +1,192 @@
+"""What the CUDA kernels load, store and evaluate, as functions of sizes; no GPU, no torch.
+
+    python -m bench.cuda_traffic
+
+prints the table of docs/gpu-kernels.md. tests/cuda/emulated_traffic.py compares every function with
+counts of the emulated kernels. Sizes are whole vectors, memory is aligned, cells do not overlap and
+labels exist. Loads are counted where a thread asks for them: what several blocks read of a table
+comes from the cache. Partial sums, a few bytes per block, are left out.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+#: Threads of a warp: each reads a label and evaluates what the warp needs once.
+WARP: Final = 32
+#: Exponentials of a latent in a full KL with both gradients.
+PAIR_SPECIAL: Final = {
+    "bernoulli": 2,
+    "gaussian": 0,
+    "gaussian-precision": 0,
+    "gaussian-diagonal": 3,
+    "categorical": 4,
+}
+#: Threads of a block of the row kernel of losses that go through matmul, and of tiles.
+SOFTMAX_THREADS: Final = 512
+GRAM_TILE: Final = 64
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes loaded and stored, and special functions evaluated."""
+
+    loaded: int
+    stored: int
+    special: int = 0
+
+    @property
+    def moved(self) -> int:
+        """Bytes in both directions."""
+        return self.loaded + self.stored
+
+
+def _planes(family: str) -> int:
+    return 2 if family == "gaussian-diagonal" else 1
+
+
+def pair(family: str, latents: int, item: int, *, sweeps: int = 1) -> Traffic:
+    """A full KL of dense messages with both gradients (`pair_elements`, `pair_groups`).
+
+    Args:
+        family: of the latents.
+        latents: their number.
+        item: bytes of the dtype.
+        sweeps: times that a group is read: 1 up to 8,192 latents, then 4.
+    """
+    size = 2 * _planes(family) * latents * item
+    return Traffic(sweeps * size, size, PAIR_SPECIAL[family] * latents)
+
+
+def pool(elements: int, cells: int, item: int) -> Traffic:
+    """Pooling of a map (`pool_planes`, `pool_pixels`)."""
+    return Traffic(elements * item, 4 * cells)
+
+
+def pool_backward(kind: str, elements: int, item: int) -> Traffic:
+    """The gradient of a map: nothing of it is read for a mean."""
+    reads = {"mean": 0, "max": 1, "std": 2}[kind]
+    return Traffic(reads * elements * item, elements * item)
+
+
+def _softmax_special(rows: int, classes: int) -> int:
+    """A row's exponentials, and an exponential and a logarithm more in every lane."""
+    return rows * (classes + 2 * WARP)
+
+
+def class_rows(
+    rows: int, latents: int, classes: int, item: int, *, together: int, gradient: bool
+) -> Traffic:
+    """Value, and gradient to a, of linear scores; `together` rows share a read of the table."""
+    blocks = -(-rows // together)
+    table = blocks * classes * latents * item
+    loaded = rows * (latents * item + 8 * WARP) + (2 if gradient else 1) * table
+    stored = rows * latents * item if gradient else 0
+    return Traffic(loaded, stored, _softmax_special(rows, classes))
+
+
+def pooled_class(
+    images: int, elements: int, latents: int, classes: int, item: int, *, gradient: bool = True
+) -> Traffic:
+    """A map of `elements` per image and its gradient, with all between (`pooled_class`)."""
+    table = images * classes * latents * item
+    loaded = images * (elements * item + 8 * WARP) + (2 if gradient else 1) * table
+    stored = images * elements * item if gradient else 0
+    return Traffic(loaded, stored, _softmax_special(images, classes))
+
+
+def softmax_rows(rows: int, classes: int, item: int) -> Traffic:
+    """Rows of float32 scores to losses and slopes; the second read comes from the cache.
+
+    At most two special functions per score: the largest score seen so far moves now and then.
+    """
+    loaded = rows * (2 * 4 * classes + SOFTMAX_THREADS * (8 + 4))
+    return Traffic(loaded, rows * classes * item, 2 * rows * classes)
+
+
+def gram(rows: int, latents: int, parts: int, *, gradient: bool) -> Traffic:
+    """The tiles of a Gram matrix, of whole tiles, from float32 rows of length one (`gram_tiles`)."""
+    tiles = rows // GRAM_TILE
+    line = GRAM_TILE * latents * 4
+    loaded = tiles * tiles * (3 if gradient else 2) * line
+    # Sums of a run of tiles are stored after every tile.
+    return Traffic(loaded, tiles * tiles * line if gradient else 0)
+
+
+def class_means(rows: int, latents: int, classes: int, item: int) -> Traffic:
+    """Means of the rows of every class, after their sort."""
+    return Traffic(rows * latents * item, 4 * classes * latents)
+
+
+def optimizer_step(elements: int, item: int, *, states: int, checked: bool) -> Traffic:
+    """One step: Adam has two states, momentum one; the finite check reads gradients once more."""
+    loaded = (2 + states + checked) * elements * item
+    return Traffic(loaded, (1 + states) * elements * item)
+
+
+def _line(name: str, what: str, traffic: Traffic, per: int) -> str:
+    def number(x: int) -> str:
+        return f"{x / per:.3g}"
+
+    loaded, stored, special = (number(getattr(traffic, f)) for f in ("loaded", "stored", "special"))
+    return f"| `{name}` | {what} | {loaded} | {stored} | {special} |"
+
+
+def table() -> str:
+    """The Markdown table of the documentation: bfloat16, per latent, pixel, score or parameter."""
+    n = 1 << 20
+    lines = [
+        "| kernel | per | loaded | stored | special functions |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            _line(
+                "pair_groups" if family == "categorical" else "pair_elements",
+                f"latent, {family}",
+                pair(family, n, 2),
+                n,
+            )
+            for family in PAIR_SPECIAL
+        ),
+        _line(
+            "pair_groups", "latent, groups beyond 8,192", pair("categorical", n, 2, sweeps=4), n
+        ),
+        _line("pool_planes", "pixel, cells of 7 x 7", pool(49 * n, n, 2), 49 * n),
+        *(
+            _line("pool_planes", f"pixel, gradient of {kind}", pool_backward(kind, n, 2), n)
+            for kind in ("mean", "max", "std")
+        ),
+        _line(
+            "class_rows",
+            "latent, 4096 x 1024, 10 classes",
+            class_rows(4096, 1024, 10, 2, together=4, gradient=True),
+            4096 * 1024,
+        ),
+        _line(
+            "pooled_class",
+            "pixel, 256 x 28 x 28 to 4 x 4, 10 classes",
+            pooled_class(1, 256 * 784, 4096, 10, 2),
+            256 * 784,
+        ),
+        _line("softmax_rows", "score, 32,000 classes", softmax_rows(1, 32_000, 2), 32_000),
+        _line(
+            "gram_tiles",
+            "pair of rows, 1024 x 512",
+            gram(1024, 512, 16, gradient=True),
+            1024 * 1024,
+        ),
+        _line("class_means", "latent, 4096 x 512, 10 classes", class_means(4096, 512, 10, 2), 1 << 21),
+        _line("optim_update", "parameter, Adam", optimizer_step(n, 2, states=2, checked=False), n),
+        _line(
+            "optim_update",
+            "parameter, Adam, with the finite check",
+            optimizer_step(n, 2, states=2, checked=True),
+            n,
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())

@@ -1,0 +1,152 @@
+"""The traffic model of bench/cuda_traffic.py against counts of the emulated kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from cases import make_pair
+from class_cases import make_class
+from emulated import counts, cuda, emulation  # noqa: F401
+from gram_cases import make_gram
+
+from bench import cuda_traffic as model
+from bench.cuda_traffic import Traffic
+from bll_kernels.ops import op
+from bll_kernels.optim import BlockAdam, BlockSGD
+
+pytestmark = pytest.mark.usefixtures("cuda")
+
+ROOT = Path(__file__).resolve().parents[2]
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+
+
+def counted(run) -> Traffic:  # type: ignore[no-untyped-def]
+    counts()
+    run()
+    done = counts()
+    return Traffic(done["loaded"], done["stored"], done["special"])
+
+
+@every_dtype
+@pytest.mark.parametrize("family", model.PAIR_SPECIAL)
+def test_pairs(family: str, dtype: torch.dtype) -> None:
+    sizes = [(64, 256, 1)]
+    if family == "categorical":
+        sizes = [(64, 256, 1), (4, 8208, 4)]
+    for rows, width, sweeps in sizes:
+        case = make_pair(family, "kl_full", batch=(rows,), width=width, dtype=dtype)
+        group = width if family == "categorical" else 1
+        latents = rows * width
+
+        def run(case=case, group=group) -> None:  # type: ignore[no-untyped-def]
+            op("emulated", "pair_loss_value_and_grad")(
+                case.a, case.b, None, None, family, group, 1.0, "kl_full", 1.0, "sum", True, True
+            )
+
+        got = counted(run)
+        want = model.pair(family, latents, dtype.itemsize, sweeps=sweeps)
+        assert (got.loaded, got.stored) == (want.loaded, want.stored)
+        # Sums share their logarithms; a group has a few functions of its own.
+        assert abs(got.special / latents - want.special / latents) < 0.3, got.special / latents
+
+
+@every_dtype
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_pooling(dtype: torch.dtype, memory: torch.memory_format) -> None:
+    x = torch.randn(4, 32, 8, 8).to(dtype).to(memory_format=memory)
+    for kind in ("mean", "max", "std"):
+        got = counted(lambda kind=kind: op("emulated", "grid_pool")(x, kind, 2))
+        assert got == model.pool(x.numel(), 4 * 32 * 4, dtype.itemsize)
+        grad = torch.randn(4, 32 * 4)
+        got = counted(lambda kind=kind: op("emulated", "grid_pool_backward")(grad, x, kind, 2))
+        assert got == model.pool_backward(kind, x.numel(), dtype.itemsize)
+
+
+@every_dtype
+def test_class_rows(dtype: torch.dtype) -> None:
+    case = make_class("gaussian", batch=(24,), width=256, classes=16, dtype=dtype)
+    for gradient in (False, True):
+
+        def run(gradient: bool = gradient) -> None:
+            op("emulated", "class_loss_value_and_grad")(
+                case.a, case.table, case.labels, None, None, "gaussian", 1, 1.0, True, 1.0, "sum",
+                gradient, False, False,
+            )  # fmt: skip
+
+        want = model.class_rows(
+            24, 256, 16, dtype.itemsize, together=4, gradient=gradient
+        )
+        got = counted(run)
+        assert (got.stored, got.special) == (want.stored, want.special)
+        # Threads beyond the classes read one of them again, from the cache.
+        assert want.loaded <= got.loaded <= 2.5 * want.loaded
+
+
+@every_dtype
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("grid", [1, 2, 4])
+def test_pooled_class(dtype: torch.dtype, memory: torch.memory_format, grid: int) -> None:
+    x = torch.randn(5, 16, 8, 8).to(dtype).to(memory_format=memory)
+    case = make_class("gaussian", batch=(5,), width=16 * grid * grid, classes=12, dtype=dtype)
+    for gradient in (False, True):
+
+        def run(gradient: bool = gradient) -> None:
+            op("emulated", "pooled_class_loss_value_and_grad")(
+                x, case.table, case.labels, None, None, "gaussian", 1.0, True, 1.0, "sum", grid,
+                gradient, False, False, False,
+            )  # fmt: skip
+
+        want = model.pooled_class(5, 16 * 64, 16 * grid**2, 12, dtype.itemsize, gradient=gradient)
+        assert counted(run) == want
+
+
+@every_dtype
+def test_softmax_rows(dtype: torch.dtype) -> None:
+    scores, labels = torch.randn(6, 2048), torch.zeros(6, dtype=torch.int64)
+    slopes = torch.empty(6, 2048, dtype=dtype)
+    got = counted(lambda: op("emulated", "softmax_rows")(scores, labels, None, None, slopes))
+    want = model.softmax_rows(6, 2048, dtype.itemsize)
+    assert (got.loaded, got.stored) == (want.loaded, want.stored)
+    # The largest score moves about log(n) times of n scores, and 512 threads merge theirs.
+    assert want.special <= got.special <= 5 * want.special
+
+
+def test_gram() -> None:
+    case = make_gram(batch=128, inner=(32,))
+    for twin in (False, True):
+        got = counted(lambda twin=twin: case.call(twin, case.x))
+        want = model.gram(128, 32, 2, gradient=twin)
+        rows = 128 * 32 * 4
+        # Beside the tiles: labels of every pair, four readings of the rows, the gradient.
+        labels = 2 * 128 * 128 * 8
+        assert 0 <= got.loaded - want.loaded - labels <= 8 * rows
+        assert got.stored == want.stored + (rows if twin else 0)
+
+
+@every_dtype
+def test_class_means(dtype: torch.dtype) -> None:
+    x, labels = torch.randn(60, 64).to(dtype), torch.arange(60) % 5
+    got = counted(lambda: op("emulated", "class_means")(x, labels, 5))
+    assert got == model.class_means(60, 64, 5, dtype.itemsize)
+
+
+@every_dtype
+@pytest.mark.parametrize("checked", [False, True])
+def test_optimizer_steps(dtype: torch.dtype, checked: bool) -> None:
+    options = {"inverse_scale": torch.tensor(0.5), "found_inf": torch.zeros(1)} if checked else {}
+    makes = (BlockAdam, lambda p: BlockSGD(p, momentum=0.9), BlockSGD)
+    for make, states in zip(makes, (2, 1, 0), strict=True):
+        x = [torch.randn(100, 64).to(dtype).requires_grad_(), torch.randn(64).to(dtype)]
+        for tensor in x:
+            tensor.grad = torch.ones_like(tensor)
+        optimizer = make(x)
+        size = sum(t.numel() for t in x)
+        got = counted(lambda optimizer=optimizer: optimizer.step_block(0, **options))
+        want = model.optimizer_step(size, dtype.itemsize, states=states, checked=checked)
+        assert got == want
+
+
+def test_the_documented_table() -> None:
+    assert model.table() in (ROOT / "docs" / "gpu-kernels.md").read_text()
