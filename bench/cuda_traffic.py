@@ -18,11 +18,11 @@ from typing import Final
 WARP: Final = 32
 #: Exponentials of a latent in a full KL with both gradients.
 PAIR_SPECIAL: Final = {
-    "bernoulli": 2,
+    "bernoulli": 3,
     "gaussian": 0,
     "gaussian-precision": 0,
-    "gaussian-diagonal": 3,
-    "categorical": 4,
+    "gaussian-diagonal": 2,
+    "categorical": 5,
 }
 #: Threads of a block of the row kernel of losses that go through matmul, and of tiles.
 SOFTMAX_THREADS: Final = 512
