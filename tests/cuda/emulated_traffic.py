@@ -118,9 +118,10 @@ def test_gram() -> None:
         got = counted(lambda twin=twin: case.call(twin, case.x))
         want = model.gram(128, 32, gradient=twin)
         rows = 128 * 32 * 4
-        # Beside the tiles: labels of every pair, four readings of the rows, the gradient.
-        labels = 2 * 128 * 128 * 8
-        assert 0 <= got.loaded - want.loaded - labels <= 8 * rows
+        # Beside the tiles: two labels per pair, and a row four times and its first latent once
+        # per thread where it gets its length.
+        labels, lengths = 2 * 128 * 128 * 8, 4 * rows + 128 * 256 * 4
+        assert got.loaded == want.loaded + labels + lengths
         assert got.stored == want.stored + (rows if twin else 0)
 
 
