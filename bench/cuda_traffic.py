@@ -18,11 +18,11 @@ from typing import Final
 WARP: Final = 32
 #: Exponentials of a latent in a full KL with both gradients.
 PAIR_SPECIAL: Final = {
-    "bernoulli": 2,
+    "bernoulli": 3,
     "gaussian": 0,
     "gaussian-precision": 0,
-    "gaussian-diagonal": 3,
-    "categorical": 4,
+    "gaussian-diagonal": 2,
+    "categorical": 5,
 }
 #: Threads of a block of the row kernel of losses that go through matmul, and of tiles.
 SOFTMAX_THREADS: Final = 512
@@ -106,8 +106,8 @@ def softmax_rows(rows: int, classes: int, item: int) -> Traffic:
     return Traffic(loaded, rows * classes * item, 2 * rows * classes)
 
 
-def gram(rows: int, latents: int, parts: int, *, gradient: bool) -> Traffic:
-    """The tiles of a Gram matrix, of whole tiles, from float32 rows of length one (`gram_tiles`)."""
+def gram(rows: int, latents: int, *, gradient: bool) -> Traffic:
+    """Whole tiles of a Gram matrix, from float32 rows of length one (`gram_tiles`)."""
     tiles = rows // GRAM_TILE
     line = GRAM_TILE * latents * 4
     loaded = tiles * tiles * (3 if gradient else 2) * line
@@ -149,9 +149,7 @@ def table() -> str:
             )
             for family in PAIR_SPECIAL
         ),
-        _line(
-            "pair_groups", "latent, groups beyond 8,192", pair("categorical", n, 2, sweeps=4), n
-        ),
+        _line("pair_groups", "latent, groups beyond 8,192", pair("categorical", n, 2, sweeps=4), n),
         _line("pool_planes", "pixel, cells of 7 x 7", pool(49 * n, n, 2), 49 * n),
         *(
             _line("pool_planes", f"pixel, gradient of {kind}", pool_backward(kind, n, 2), n)
@@ -173,10 +171,12 @@ def table() -> str:
         _line(
             "gram_tiles",
             "pair of rows, 1024 x 512",
-            gram(1024, 512, 16, gradient=True),
+            gram(1024, 512, gradient=True),
             1024 * 1024,
         ),
-        _line("class_means", "latent, 4096 x 512, 10 classes", class_means(4096, 512, 10, 2), 1 << 21),
+        _line(
+            "class_means", "latent, 4096 x 512, 10 classes", class_means(4096, 512, 10, 2), 1 << 21
+        ),
         _line("optim_update", "parameter, Adam", optimizer_step(n, 2, states=2, checked=False), n),
         _line(
             "optim_update",

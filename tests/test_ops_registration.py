@@ -15,7 +15,8 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import bll_kernels as bk
-from bll_kernels.ops import BACKENDS, SCHEMAS, op
+from bll_kernels.ops import BACKENDS, op
+from bll_kernels.schemas import SCHEMAS
 
 #: Tracing takes ten times as long as the other checks: every third sample has it too.
 QUICK_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
@@ -61,6 +62,14 @@ def samples() -> list[tuple[str, tuple[Any, ...]]]:
         up = torch.randn(2, 3 * grid * grid, dtype=accumulate)
         found.append(("grid_pool", (x, kind, grid)))
         found.append(("grid_pool_backward", (up, x, kind, grid)))
+        read_out = make_class("gaussian", batch=(2,), width=3 * grid * grid, dtype=dtype)
+        read = (read_out.table, read_out.labels, bias, None, "gaussian", 1.0, False, 1.5)
+        asked = (i % 3 != 0, i % 2 == 0, i % 4 != 1, bias is not None)
+        pooled = (x, *read, reduction, grid, *asked)
+        found.append(("pooled_class_loss_value_and_grad", pooled))
+        scores, slopes = torch.randn(3, 4), torch.zeros(3, 4, dtype=dtype)
+        offset = None if bias is None else bias.float()
+        found.append(("softmax_rows", (scores, torch.randint(4, (3,)), offset, None, slopes)))
     return found + gram_samples()
 
 

@@ -7,7 +7,7 @@ import torch
 
 import bll_kernels as bk
 from bll_kernels.backends import native, selection
-from bll_kernels.ops import SCHEMAS
+from bll_kernels.schemas import SCHEMAS
 
 CUDA_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -41,6 +41,30 @@ def test_class_losses_on_cuda_by_family_and_classes(monkeypatch: pytest.MonkeyPa
     assert bk.backend_for("linear_cross_entropy", device="cuda", classes=1000) == "native"
     with pytest.raises(RuntimeError, match="no CUDA kernel of class_loss for categorical with 2"):
         bk.backend_for("class_evidence_loss", device="cuda", family="categorical", classes=2)
+
+
+def test_pooled_and_chunked_class_losses_are_readable(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(2, 512, 8, 8)
+    monkeypatch.setitem(selection.CUDA_KERNELS, "native", frozenset({"cpu"}))
+
+    def found(tensor: torch.Tensor, kind: str, grid: int, **options: object) -> str:
+        return bk.backend_for("class_evidence_loss", tensor, pool=(kind, grid), **options)
+
+    plain = bk.backend_for("class_evidence_loss", x)
+    assert found(x, "mean", 4) == found(x.bfloat16(), "mean", 1) == "native-pooled"
+    assert found(x, "mean", 4, family="gaussian-precision", classes=1024) == "native-pooled"
+    assert found(x, "mean", 5) == plain  # 12,800 latents
+    assert found(x, "max", 1) == found(x, "mean", 1, family="bernoulli") == plain
+    assert found(x, "mean", 1, classes=1025) == found(x.double(), "mean", 1) == plain
+    assert bk.backend_for("posterior_kl", x, pool=("mean", 1)) == plain
+    monkeypatch.setitem(selection.DEVICES, "native", frozenset({"cpu", "cuda"}))
+    monkeypatch.setitem(selection.CHUNKS, "native", frozenset({"cuda"}))
+    monkeypatch.setattr(selection, "_forced", "native")
+    many = {"device": "cuda", "classes": 32_000}
+    assert bk.backend_for("linear_cross_entropy", **many) == "native-chunked"
+    assert selection.select("cuda", torch.float32, "class_loss", "gaussian", 32_000) == "native"
+    with pytest.raises(RuntimeError, match="no CUDA kernel of class_loss for bernoulli"):
+        bk.backend_for("class_evidence_loss", family="bernoulli", **many)
 
 
 def test_every_op_is_a_registered_one() -> None:

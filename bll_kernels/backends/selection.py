@@ -94,7 +94,8 @@ def _check_forced(
         raise RuntimeError(f"backend {name!r} was requested and does not serve torch.float64")
     if on_cuda and dtype not in native.CUDA_OPS.get(op, ()):
         raise RuntimeError(f"backend {name!r} was requested and has no CUDA kernel of {op}")
-    if on_cuda and not native.cuda_serves(op, dtype, family, classes):
+    chunked = op == "class_loss" and chunked_backend(device_type, dtype, family, classes)
+    if on_cuda and not chunked and not native.cuda_serves(op, dtype, family, classes):
         raise RuntimeError(
             f"backend {name!r} was requested and has no CUDA kernel of {op} for {family} with "
             f"{classes} classes"

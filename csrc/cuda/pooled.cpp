@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cuda/classes_stages.h"
+#include "cuda/launch.h"
 
 namespace bll::cuda {
 namespace {
@@ -139,7 +140,7 @@ cudaError_t pooled_class_loss(const ClassArgs& args, const PooledMap& map, const
   const ClassArgs sums = with_latents(args, scratch.latents);
   const ClassView rows = view_of(sums, ClassPass::kBoth, plan, scratch);
   const auto run = map.pool.channels_last ? run_pooled_pixels : run_pooled_planes;
-  run(LinearScore(args.family, args.normalize_message), view_of(args, map, rows, scratch), stream);
+  run(args.family, view_of(args, map, rows, scratch), stream);
   if (wants_sums(args, ClassPass::kBoth)) run_sums(sums, plan, rows, scratch, stream);
   finish(sums, plan, rows, scratch, stream);
   return cudaGetLastError();

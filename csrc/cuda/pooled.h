@@ -2,7 +2,6 @@
 #pragma once
 
 #include "cuda/classes.h"
-#include "cuda/classes_linear.h"
 #include "cuda/pool.h"
 
 namespace bll::cuda {
@@ -44,7 +43,7 @@ struct PooledView {
   int channels, height, width, grid;
 };
 
-void run_pooled_planes(const LinearScore& family, const PooledView& view, cudaStream_t stream);
-void run_pooled_pixels(const LinearScore& family, const PooledView& view, cudaStream_t stream);
+void run_pooled_planes(const FamilyArgs& family, const PooledView& view, cudaStream_t stream);
+void run_pooled_pixels(const FamilyArgs& family, const PooledView& view, cudaStream_t stream);
 
 }  // namespace bll::cuda

@@ -2,6 +2,7 @@
 // The map is read once and its gradient written once; a mean's gradient needs no pixel.
 #pragma once
 
+#include "cuda/classes_linear.h"
 #include "cuda/classes_softmax.cuh"
 #include "cuda/pool_cells.cuh"
 #include "cuda/pooled.h"

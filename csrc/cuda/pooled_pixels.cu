@@ -3,9 +3,10 @@
 
 namespace bll::cuda {
 
-void run_pooled_pixels(const LinearScore& family, const PooledView& view, cudaStream_t stream) {
+void run_pooled_pixels(const FamilyArgs& family, const PooledView& view, cudaStream_t stream) {
+  const LinearScore score(family, view.rows.normalize);
   const unsigned images = static_cast<unsigned>(view.rows.rows);
-  BLL_LAUNCH(pooled_class<PixelCells>, images, kPooledThreads, stream, family, view);
+  BLL_LAUNCH(pooled_class<PixelCells>, images, kPooledThreads, stream, score, view);
 }
 
 }  // namespace bll::cuda

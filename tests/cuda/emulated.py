@@ -13,7 +13,7 @@ from emulator_build import build
 from torch.library import Library
 
 from bll_kernels.backends import selection
-from bll_kernels.ops import CUDA_SCHEMAS, SCHEMAS
+from bll_kernels.schemas import CUDA_SCHEMAS, SCHEMAS
 
 #: Forward, backward and shuffled.
 ORDERS = (0, 1, 7)

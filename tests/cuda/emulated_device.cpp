@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/defs.h"
 #include "cuda/api.h"
 #include "cuda/batch.h"
 #include "cuda/classes.h"

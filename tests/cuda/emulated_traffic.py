@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,20 +49,20 @@ def test_pairs(family: str, dtype: torch.dtype) -> None:
         got = counted(run)
         want = model.pair(family, latents, dtype.itemsize, sweeps=sweeps)
         assert (got.loaded, got.stored) == (want.loaded, want.stored)
-        # Sums share their logarithms; a group has a few functions of its own.
-        assert abs(got.special / latents - want.special / latents) < 0.3, got.special / latents
+        # A group has a few functions of its own, in every lane.
+        assert want.special <= got.special <= 1.01 * want.special
 
 
 @every_dtype
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_pooling(dtype: torch.dtype, memory: torch.memory_format) -> None:
     x = torch.randn(4, 32, 8, 8).to(dtype).to(memory_format=memory)
+    grad = torch.randn(4, 32 * 4)
     for kind in ("mean", "max", "std"):
         got = counted(lambda kind=kind: op("emulated", "grid_pool")(x, kind, 2))
         assert got == model.pool(x.numel(), 4 * 32 * 4, dtype.itemsize)
-        grad = torch.randn(4, 32 * 4)
-        got = counted(lambda kind=kind: op("emulated", "grid_pool_backward")(grad, x, kind, 2))
-        assert got == model.pool_backward(kind, x.numel(), dtype.itemsize)
+        back = partial(op("emulated", "grid_pool_backward"), grad, x, kind, 2)
+        assert counted(back) == model.pool_backward(kind, x.numel(), dtype.itemsize)
 
 
 @every_dtype
@@ -75,9 +76,7 @@ def test_class_rows(dtype: torch.dtype) -> None:
                 gradient, False, False,
             )  # fmt: skip
 
-        want = model.class_rows(
-            24, 256, 16, dtype.itemsize, together=4, gradient=gradient
-        )
+        want = model.class_rows(24, 256, 16, dtype.itemsize, together=4, gradient=gradient)
         got = counted(run)
         assert (got.stored, got.special) == (want.stored, want.special)
         # Threads beyond the classes read one of them again, from the cache.
@@ -117,11 +116,12 @@ def test_gram() -> None:
     case = make_gram(batch=128, inner=(32,))
     for twin in (False, True):
         got = counted(lambda twin=twin: case.call(twin, case.x))
-        want = model.gram(128, 32, 2, gradient=twin)
+        want = model.gram(128, 32, gradient=twin)
         rows = 128 * 32 * 4
-        # Beside the tiles: labels of every pair, four readings of the rows, the gradient.
-        labels = 2 * 128 * 128 * 8
-        assert 0 <= got.loaded - want.loaded - labels <= 8 * rows
+        # Beside the tiles: two labels per pair, and a row four times and its first latent once
+        # per thread where it gets its length.
+        labels, lengths = 2 * 128 * 128 * 8, 4 * rows + 128 * 256 * 4
+        assert got.loaded == want.loaded + labels + lengths
         assert got.stored == want.stored + (rows if twin else 0)
 
 

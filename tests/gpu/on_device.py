@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-from bll_kernels.ops import CUDA_SCHEMAS, SCHEMAS, op
+from bll_kernels.ops import op
+from bll_kernels.schemas import CUDA_SCHEMAS, SCHEMAS
 
 
 def _moved(x: Any, device: str) -> Any:

@@ -7,7 +7,8 @@ import torch
 from test_ops_registration import samples
 from torch import Tensor
 
-from bll_kernels.ops import SCHEMAS, op
+from bll_kernels.ops import op
+from bll_kernels.schemas import SCHEMAS
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -11,7 +11,7 @@ from on_device import serve
 from torch.library import Library
 
 from bll_kernels.backends import selection
-from bll_kernels.ops import CUDA_SCHEMAS, SCHEMAS
+from bll_kernels.schemas import CUDA_SCHEMAS, SCHEMAS
 
 ORDERS = (0,)
 SANITIZED = False
