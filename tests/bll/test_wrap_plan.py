@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from wrap_nets import ResNet, Residual, Tokens, UNet, mlp, seeded
+from wrap_nets import Residual, ResNet, Tokens, UNet, mlp, seeded
 
 import bll
 
@@ -149,9 +149,7 @@ def test_options_refused(options, message):
 
 
 def test_the_table_as_data_and_text(capsys):
-    model = bll.wrap(
-        seeded(ResNet), ["layer1", "layer2"], num_classes=3, example=X, verbose=True
-    )
+    model = bll.wrap(seeded(ResNet), ["layer1", "layer2"], num_classes=3, example=X, verbose=True)
     printed = capsys.readouterr().out
     assert printed == model.bll.summary() + "\n" and "stem .. layer1" in printed
     first, second, last = model.bll.table()
