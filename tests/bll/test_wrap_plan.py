@@ -1,11 +1,11 @@
-"""Where automatic and counted cuts fall, what the table says, and the warning of a shallow block."""
+"""Where automatic and counted cuts fall, what the table says, what is warned of."""
 
 import warnings
 
 import pytest
 import torch
 from torch import nn
-from wrap_nets import Residual, ResNet, Tokens, UNet, mlp, seeded
+from wrap_nets import Residual, ResNet, Tokens, mlp, seeded
 
 import bll
 
@@ -178,7 +178,6 @@ def test_a_block_that_is_only_the_stem_is_warned_of():
         bll.wrap(Staged(), ["layer1", "layer2"], num_classes=3, example=X)
         bll.wrap(seeded(mlp), num_classes=3, example=torch.zeros(2, 16))
         bll.wrap(Staged(), ["stem"], num_classes=3, example=X, rule="bp-deepsup")
-        bll.wrap(seeded(UNet), ["enc"], num_classes=3, example=torch.zeros(2, 16))
 
 
 def test_channels_last_maps_are_read_with_their_channels():

@@ -1,4 +1,4 @@
-"""A wrapped model under what training loops use: scalers, clipping, schedules, averages, compiler."""
+"""A wrapped model under scalers, clipping, schedules, averages and the compiler."""
 
 import copy
 import pickle
@@ -176,7 +176,7 @@ def test_training_goes_on_from_a_file(tmp_path):
 
 @pytest.fixture
 def without_onednn():
-    """Without oneDNN, whose backward pass of these small channels-last convolutions corrupts memory.
+    """Without oneDNN, whose backward of small channels-last convolutions corrupts memory.
 
     Seen with torch 2.13 on one thread, with the plain model as with the wrapped one.
     """
