@@ -13,8 +13,9 @@ rows = [{"input_ids": row, "labels": row[0] % 4} for row in tokens]
 
 model = BertForSequenceClassification(config)
 model = bll.wrap(model, num_classes=4, example={"input_ids": tokens[:2]})  # the added line
-args = TrainingArguments("runs/trainer", max_steps=60, learning_rate=3e-3, use_cpu=True,
-                         per_device_train_batch_size=32, report_to=[], disable_tqdm=True, save_strategy="no")  # fmt: skip
+options = {"max_steps": 60, "learning_rate": 3e-3, "per_device_train_batch_size": 32}
+quiet = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "save_strategy": "no"}
+args = TrainingArguments("runs/trainer", **options, **quiet)
 trainer = Trainer(model=model, args=args, train_dataset=rows, eval_dataset=rows)
 trainer.train()
 print(f"loss per block: { {k: round(v, 3) for k, v in model.bll.metrics().items()} }")
