@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from wrap_nets import ResNet, Tokens, hook_count, mlp, same, seeded, snapshot
+from wrap_nets import ResNet, Tokens, hook_count, same, seeded, snapshot
 
 import bll
 
@@ -233,8 +233,10 @@ def test_compiled_blocks_learn_the_same():
     assert backend.graphs == 5
     with pytest.raises(ValueError, match="'stem' already has a forward of its own"):
         bll.compile_blocks(model, backend=backend)
-    twin = pickle.loads(pickle.dumps(trained(bll.wrap(seeded(mlp), num_classes=3), 1)))
-    assert isinstance(copy.deepcopy(model)(*batch()), bll.LocalOutput) and twin is not None
+    x, y = batch()
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        torch._dynamo.reset()  # graphs of one class share a limit of recompilations
+        torch.testing.assert_close(twin(x, y=y).loss, plain(x, y=y).loss)
     bll.unwrap(model)
     assert not any("forward" in vars(module) for module in model.modules())
     x, _ = batch()
