@@ -1,11 +1,11 @@
-"""Where automatic and counted cuts fall, what the table says, and the warning of a shallow block."""
+"""Where automatic and counted cuts fall, what the table says, what is warned of."""
 
 import warnings
 
 import pytest
 import torch
 from torch import nn
-from wrap_nets import ResNet, Residual, Tokens, UNet, mlp, seeded
+from wrap_nets import Residual, ResNet, Tokens, mlp, seeded
 
 import bll
 
@@ -26,10 +26,10 @@ class Staged(nn.Module):
         self.skip = skip
 
     def forward(self, x):
-        first = self.layer1(torch.relu(self.stem(x)))
-        x = self.layer3(self.layer2(first))
-        x = x.mean(dim=(2, 3))
-        return self.fc(x + first.mean() if self.skip else x)
+        first = torch.relu(self.stem(x))
+        x = self.layer1(first)
+        x = self.layer3(self.layer2(x + first.mean() if self.skip else x))
+        return self.fc(x.mean(dim=(2, 3)))
 
 
 class Featured(Staged):
@@ -63,13 +63,11 @@ def test_feature_info_comes_first_and_a_stem_alone_is_joined():
 
 
 def test_blocks_between_which_a_gradient_leaks_are_joined():
-    model = bll.wrap(Staged(skip=True), blocks=["layer2"], num_classes=3, rule="bp-deepsup")
-    bll.unwrap(model)
-    with pytest.raises(bll.LocalityError, match=r"skip") as caught:
+    model = Staged(skip=True)
+    with pytest.raises(bll.LocalityError, match=r"'stem'.*'layer2.0.conv' \(a skip") as caught:
         bll.wrap(model, ["layer1", "layer2"], num_classes=3, example=X)
-    assert caught.value.cuts == ("layer1", "layer2") or caught.value.cuts == ("layer2",)
-    # layer1 ends before the skip begins: cutting there is the way out, and automatic cuts find it.
-    assert cuts(bll.wrap(model, num_classes=3, example=X)) == ["layer1"]
+    assert caught.value.cuts == ("layer1",)
+    assert cuts(bll.wrap(model, num_classes=3, example=X)) == ["layer2"]
 
 
 def test_what_no_joining_repairs_is_refused_with_the_reason():
@@ -111,7 +109,6 @@ def test_a_count_balances_what_is_asked_for():
     # Outputs: grow 512, wide 512, shrink 2, head 3 numbers per sample, in that order.
     assert first_cut(example=x) == first_cut(example=x, balance="bytes") == "grow"
     # Multiply-adds: grow 1,024, wide 262,144, shrink 1,024, head 6.
-    assert first_cut(example=x, balance="flops") in ("grow", "wide")
     three = bll.wrap(Uneven(), blocks=3, num_classes=3, example=x, balance="flops")
     assert [block.flops for block in three.bll.blocks] == [
         2 * 4 * 1024, 2 * 4 * 262144, 2 * 4 * 1030,
@@ -129,10 +126,10 @@ def test_measured_time_decides():
         return nn.Sequential(nn.Linear(4, 4), Slow() if slow else nn.Identity())
 
     model = nn.Sequential(*[part(index == 2) for index in range(3)], nn.Linear(4, 3))
-    statistics = torch.get_rng_state()
-    bll.wrap(model, blocks=3, num_classes=3, example=torch.randn(2, 4), balance="time")
+    random_state = torch.get_rng_state()
+    bll.wrap(model, blocks=3, num_classes=3, example=torch.ones(2, 4), balance="time")
     assert cuts(model) in (["1", "2"], ["0", "2"])
-    assert torch.equal(torch.get_rng_state(), statistics) or True
+    assert torch.equal(torch.get_rng_state(), random_state)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +149,7 @@ def test_options_refused(options, message):
 
 
 def test_the_table_as_data_and_text(capsys):
-    model = bll.wrap(
-        seeded(ResNet), ["layer1", "layer2"], num_classes=3, example=X, verbose=True
-    )
+    model = bll.wrap(seeded(ResNet), ["layer1", "layer2"], num_classes=3, example=X, verbose=True)
     printed = capsys.readouterr().out
     assert printed == model.bll.summary() + "\n" and "stem .. layer1" in printed
     first, second, last = model.bll.table()
@@ -183,7 +178,6 @@ def test_a_block_that_is_only_the_stem_is_warned_of():
         bll.wrap(Staged(), ["layer1", "layer2"], num_classes=3, example=X)
         bll.wrap(seeded(mlp), num_classes=3, example=torch.zeros(2, 16))
         bll.wrap(Staged(), ["stem"], num_classes=3, example=X, rule="bp-deepsup")
-        bll.wrap(seeded(UNet), ["enc"], num_classes=3, example=torch.zeros(2, 16))
 
 
 def test_channels_last_maps_are_read_with_their_channels():

@@ -41,7 +41,9 @@ def one_by_one(model, labels, ignore=-100):
     with torch.no_grad():
         feature = model.layers[0](model.embed(IDS))[0]
         rows = [
-            model.bll.rule.loss(feature[b, t][None], labels[b, t][None], model.bll.messages[0], None)
+            model.bll.rule.loss(
+                feature[b, t][None], labels[b, t][None], model.bll.messages[0], None
+            )
             for b in range(3)
             for t in range(4)
             if labels[b, t] != ignore
@@ -103,9 +105,7 @@ def test_a_message_for_every_position():
             return super().forward(ids).mean(dim=1)
 
     def wrapped(tokens):
-        return bll.wrap(
-            seeded(Pooled).double(), num_classes=CLASSES, example=IDS, tokens=tokens
-        )
+        return bll.wrap(seeded(Pooled).double(), num_classes=CLASSES, example=IDS, tokens=tokens)
 
     model = wrapped("position")
     loss = model(IDS, y=y).block_losses["layers.0"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,9 +34,9 @@ For every model: no gradient of a block's loss leaves the block, evaluation runs
 as before, the names in `state_dict` are the old ones and those under `bll.`, `unwrap` gives the
 same tensors back. Models marked *meta* were asked on the meta device only; those marked *bits* also
 ran with random weights, and evaluation had the bits of the plain model while wrapped and after
-`unwrap`. A refused model is as it was; its reason is the error's text. *apart*: the executor may run
-the blocks apart. Where automatic cuts are refused, cuts by name, `cut_tensors=True` or untied weights
-may still do.
+`unwrap`. A refused model is as it was; its reason is the error's text. *apart*: the executor may
+run the blocks apart. Where automatic cuts are refused, cuts by name, `cut_tensors=True` or untied
+weights may still do.
 """
 _HEADER = "| family | model | parameters | blocks | checked | remark |"
 
@@ -44,11 +46,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="the page to write, such as docs/models.md")
     parser.add_argument("--only", choices=list(_SOURCES), action="append")
+    parser.add_argument("--log", type=Path, help="outcomes as JSON lines, taken as done if there")
+    parser.add_argument("--part", type=int, default=0, help="which of --parts to check")
+    parser.add_argument("--parts", type=int, default=1, help="for several processes on one --log")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    outcomes, failures = [], 0
+    outcomes, failures = _read(given.log), 0
+    done = {(outcome.source, outcome.family) for outcome in outcomes}
     for source in given.only or _SOURCES:
-        for candidate in _SOURCES[source]():
+        for candidate in _SOURCES[source]()[given.part :: given.parts]:
+            if (source, candidate.family) in done:
+                continue
             try:
                 outcome = check(candidate)
             except Exception:
@@ -56,6 +64,9 @@ def main() -> int:
                 failures += 1
                 continue
             outcomes.append(outcome)
+            if given.log:
+                with given.log.open("a") as log:
+                    log.write(json.dumps(asdict(outcome)) + "\n")
             result = outcome.refusal or f"{outcome.blocks} blocks {outcome.warned}"
             print(f"{source} {candidate.name}: {result} ({outcome.seconds:.1f} s)", flush=True)
     if failures:
@@ -65,13 +76,20 @@ def main() -> int:
     return int(failures > 0)
 
 
+def _read(log: Path | None) -> list[Outcome]:
+    if log is None or not log.exists():
+        return []
+    return [Outcome(**json.loads(line)) for line in log.read_text().splitlines()]
+
+
 def page(outcomes: Sequence[Outcome]) -> str:
     """Return the outcomes as a page."""
     names = ("torch", "timm", "transformers")
     used = [n for n in names if n == "torch" or any(o.source == n for o in outcomes)]
     parts = [_INTRO.format(versions=", ".join(f"{name} {version(name)}" for name in used))]
-    for source in dict.fromkeys(outcome.source for outcome in outcomes):
+    for source in [s for s in _SOURCES if any(outcome.source == s for outcome in outcomes)]:
         rows = [outcome for outcome in outcomes if outcome.source == source]
+        rows.sort(key=lambda row: row.family)
         wrapped = sum(not row.refusal for row in rows)
         parts.append(f"## {source}: {wrapped} of {len(rows)} wrapped\n")
         parts += [_HEADER, "|---|---|---|---|---|---|"]

@@ -15,7 +15,6 @@ from tools.model_matrix.check import NUM_CLASSES, Candidate
 # Words of small models in timm's names, smallest first.
 _SMALL = ("atto", "femto", "pico", "nano", "xxs", "test", "tiny", "_t_", "_t$", "small", "_s_")
 _SMALL = (*_SMALL, "_s$", "xs", "050", "_b0", "_m0", "_0", "10", "14", "18", "26")
-_REAL_LIMIT = 30_000_000
 _TEXT = {"vocab_size": 50, "num_labels": NUM_CLASSES}
 _SIZE = {
     "hidden_size": 32,
@@ -51,13 +50,9 @@ def _timm_candidate(module: str, name: str) -> Candidate:
     import timm
 
     make = partial(timm.create_model, name, num_classes=NUM_CLASSES)
-    with torch.device("meta"):
-        model = make()
-    config = getattr(model, "default_cfg", {})
-    shape = (2, *config.get("input_size", (3, 224, 224)))
-    size = sum(parameter.numel() for parameter in model.parameters())
-    images = partial(_images, shape)
-    return Candidate("timm", module, name, make, images, _labels, real=size <= _REAL_LIMIT)
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    shape = (2, *(config.input_size if config else (3, 224, 224)))
+    return Candidate("timm", module, name, make, partial(_images, shape), _labels)
 
 
 def _images(shape: tuple[int, ...]) -> tuple[Tensor]:

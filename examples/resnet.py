@@ -1,0 +1,18 @@
+"""A ResNet made block-local: it is cut after its stages. Ten steps on random images."""
+
+import torch
+
+import bll
+from bll.models import build_network
+
+model = build_network("resnet10", (3, 16, 16), 10).model
+images, labels = torch.randn(64, 3, 16, 16), torch.arange(64) % 10
+model = bll.wrap(model, num_classes=10, example=images[:2], verbose=True)
+optimizer = torch.optim.Adam(bll.param_groups(model, lr=2e-3))
+for _ in range(10):
+    out = model(images, y=labels)
+    out.loss.backward()
+    optimizer.step(), optimizer.zero_grad()
+print(
+    f"loss {out.loss:.2f}, accuracy {100 * (out.logits.argmax(1) == labels).float().mean():.0f} %"
+)
