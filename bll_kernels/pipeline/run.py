@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bll_kernels.pipeline.block import Batch, StepResult
 from bll_kernels.pipeline.schedule import Kind, pipelined
+from bll_kernels.pipeline.seeds import forward_seed
 from bll_kernels.pipeline.step import LocalStep
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class Run:
         count = len(self.executor.blocks)
         done = self.executor.batches_done * self.executor.micro_batches
         with _GENERATOR, torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.executor.seed * 1_000_003 + done + micro_batch) * count + index)
+            torch.manual_seed(forward_seed(self.executor.seed, done + micro_batch, count, index))
             before = torch.get_rng_state()
             found = step.forward(x)
             if self.executor.draws[index] is None:

@@ -1,0 +1,279 @@
+"""This rank's part of a wrapped model, and its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage
+
+from bll.distributed.assign import assign_blocks
+from bll.distributed.contents import block_tensors
+from bll.distributed.exchange import broadcast_tensors
+from bll.distributed.faults import FaultBoard, RankFailure
+from bll.distributed.groups import Layout, make_groups
+from bll.distributed.recipe import agree, describe
+from bll.distributed.replicas import ReplicatedBlock
+from bll.distributed.schedule import LocalSchedule, LostPeer, Outbox, Traffic
+from bll.distributed.shapes import borders
+from bll.distributed.work import StageWork
+from bll.executor import WrappedBlock, wrapped_blocks
+from bll.handle import LocalLearning
+from bll.hooks import wrapped_handle
+from bll_kernels.pipeline.block import certify
+from bll_kernels.pipeline.executor import OptimizerFactory
+from bll_kernels.pipeline.step import AutogradStep, LocalStep
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a batch gave on this rank.
+
+    Attributes:
+        losses: Local loss of each of this rank's blocks, by name, a mean over the batch: 0-dim.
+        output: Output of the last block, [batch, ...], on the last rank; None elsewhere.
+    """
+
+    losses: dict[str, Tensor]
+    output: Tensor | None
+
+
+class Stage:
+    """The blocks of one rank; made by `stage`.
+
+    Attributes:
+        names: Names of this rank's blocks.
+        batches_done: Batches of the run so far; the random numbers of a step depend on it.
+        traffic: Bytes sent and seconds waited so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer_factory: OptimizerFactory,
+        sample: Tensor,
+        layout: Layout,
+        options: StageOptions,
+    ) -> None:
+        self.blocks = wrapped_blocks(model)
+        certify(self.blocks)
+        self.handle = _handle_of(model)
+        self.layout = layout
+        self.options = options
+        self.micro_batches = options.micro_batches
+        costs = [block.activation_bytes for block in self.handle.blocks]
+        self.assignment = assign_blocks(costs, layout.stages, options.blocks_per_rank)
+        self.device = next(model.parameters()).device
+        self.sample = sample
+        self.groups = make_groups(layout, options.timeout)
+        first, last = self.assignment[layout.stage]
+        self.own = self.blocks[first:last]
+        self.names = [block.name for block in self.own]
+        self.optimizers = [optimizer_factory(block.parameters()) for block in self.own]
+        self.running = [ReplicatedBlock(block, self.groups.replicas) for block in self.own]
+        self.steps: list[LocalStep] = [
+            AutogradStep(block, optimizer, options.micro_batches)
+            for block, optimizer in zip(self.running, self.optimizers, strict=True)
+        ]
+        self.batches_done = 0
+        self.traffic = Traffic()
+        self.outbox = Outbox(options.slots, self.layout.stage + 1, self.traffic)
+        self.board = FaultBoard(
+            self.groups.pipeline.get_group_store(),
+            self.layout.row,
+            [[block.name for block in self.blocks[a:b]] for a, b in self.assignment],
+            self.layout.stage,
+            options.timeout,
+        )
+        self._schedules: dict[int, LocalSchedule] = {}
+        self._broken: str | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank reads the input."""
+        return self.layout.stage == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this rank has the output."""
+        return self.layout.stage == self.layout.stages - 1
+
+    def compare(self, recipe: Mapping[str, Any]) -> None:
+        """Refuse ranks that differ from rank 0; every rank calls it.
+
+        Raises:
+            RecipeMismatch: As in `stage`.
+        """
+        options = {
+            **{k: v for k, v in asdict(self.options).items() if k != "blocks_per_rank"},
+            "blocks_per_rank": [b - a for a, b in self.assignment],
+            "optimizer": [_describe_optimizer(optimizer) for optimizer in self.optimizers[:1]],
+            "sample": [str(self.sample.dtype), list(self.sample.shape), str(self.device.type)],
+            "recipe": dict(recipe),
+        }
+        with self.watched():
+            agree(describe(self.handle, self.blocks, options), self.groups.everyone, self.device)
+
+    def step(self, x: Tensor | None, labels: Tensor) -> StageResult:
+        """One batch; returns when this rank is done with it, whatever the others are at.
+
+        Args:
+            x: [batch, ...], read by the first rank of a pipeline; the others may give None.
+            labels: [batch], on every rank.
+
+        Raises:
+            ValueError: The batch does not divide into the micro-batches, is empty, or differs
+                from the example in shape or dtype. Nothing was computed; the size is checked on
+                every rank alike.
+            RankFailure: Another rank raised, died or hung; the message names it and its blocks.
+            RuntimeError: An earlier step failed.
+            Exception: What a block of this rank raised, with block and micro-batch in a note.
+        """
+        self._check_usable()
+        size = self._check_batch(x, labels)
+        labels = labels.to(self.device, non_blocking=True)
+        with self._computing():
+            schedule = self._schedule(size // self.micro_batches)
+            schedule.work.begin(self.batches_done * self.micro_batches, self.micro_batches)
+            args = (x,) if self.is_first else ()
+            output = schedule.step(*args, target=labels)
+        self.batches_done += 1
+        losses = {
+            name: torch.stack(parts).mean()
+            for name, parts in zip(self.names, schedule.work.losses, strict=True)
+        }
+        return StageResult(losses, output if self.is_last else None)
+
+    def _check_batch(self, x: Tensor | None, labels: Tensor) -> int:
+        size, count = len(labels), self.micro_batches
+        if size == 0 or size % count:
+            raise ValueError(
+                f"labels: expected a batch that divides into {count} micro-batches, got {size}; "
+                "leave a short last batch out (drop_last=True)"
+            )
+        if self.is_first:
+            if x is None:
+                raise ValueError("x: expected the input on the first rank, got None")
+            expected = (size, *self.sample.shape[1:])
+            if tuple(x.shape) != expected or x.dtype != self.sample.dtype:
+                raise ValueError(
+                    f"x: expected {self.sample.dtype} {list(expected)}, as the labels and the "
+                    f"example say, got {x.dtype} {list(x.shape)}"
+                )
+        return size
+
+    def _schedule(self, size: int) -> LocalSchedule:
+        """The schedule for micro-batches of this size; every rank makes it at the same step."""
+        if size not in self._schedules:
+            sample = self.sample.to("meta")
+            shapes = borders(self.blocks, sample.expand(size, *sample.shape[1:]).clone())
+            first, last = self.assignment[self.layout.stage]
+            work = StageWork(
+                self.running,
+                self.steps,
+                first=first,
+                total=len(self.blocks),
+                inputs=shapes[first],
+                output=shapes[last],
+                seed=self.options.seed * self.layout.replicas + self.layout.replica,
+                copies=[
+                    i > first and self.handle.blocks[i - 1].hands_on_copy
+                    for i in range(first, last)
+                ],
+                device=self.device,
+            )
+            engine = PipelineStage(
+                work,
+                self.layout.stage,
+                self.layout.stages,
+                self.device,
+                input_args=work.wire_input(shapes[first]),
+                output_args=work.wire_output(shapes[last]),
+                group=self.groups.pipeline,
+            )
+            self._schedules[size] = LocalSchedule(engine, work, self.micro_batches, self.outbox)
+        return self._schedules[size]
+
+    def gather(self) -> None:
+        """Bring every block's parameters and buffers, and messages, to every rank's model.
+
+        Every rank calls it; it waits for all of them.
+        """
+        with self.watched():
+            self.outbox.drain()
+            for member, (first, last) in enumerate(self.assignment):
+                for block in self.blocks[first:last]:
+                    own = block_tensors(self.handle, block)
+                    new = broadcast_tensors(own, member, self.groups.pipeline, self.device)
+                    if member != self.layout.stage:
+                        for name, tensor in own.items():
+                            tensor.copy_(new[name])
+
+    def _check_usable(self) -> None:
+        if self._broken is not None:
+            raise RuntimeError(f"stage: an earlier failure ended it ({self._broken})")
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.options.threads)
+        try:
+            with self.watched():
+                yield
+        finally:
+            torch.set_num_threads(before)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Turn failures of ranks into errors that name them, and end this stage."""
+        try:
+            yield
+        except LostPeer as lost:
+            cause = lost.__cause__ or lost
+            failure = self.board.explain(cause, lost.member)
+            self._break(failure)
+            raise failure from cause
+        except Exception as error:
+            work = next((s.work for s in self._schedules.values() if s.work.error), None)
+            if work is not None and work.error is not None:
+                self._break(work.error)
+                self.board.report_error(work.error, work.where)
+                _note(work.error, work.where)
+                raise work.error from None
+            self._break(error)
+            if isinstance(error, RuntimeError) and not isinstance(error, RankFailure):
+                failure = self.board.explain(error, None)
+                raise failure from error
+            self.board.report_error(error, "")
+            raise
+
+    def _break(self, error: BaseException) -> None:
+        self._broken = f"{type(error).__name__}: {error}"
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+
+def _handle_of(model: nn.Module) -> LocalLearning:
+    handle = wrapped_handle(model)
+    if handle is None:
+        raise ValueError(f"model: expected a wrapped model, got a plain {type(model).__name__}")
+    return handle
+
+
+def _describe_optimizer(optimizer: Any) -> list[Any]:
+    groups = getattr(optimizer, "param_groups", [])
+    options = [{k: str(v) for k, v in group.items() if k != "params"} for group in groups]
+    return [type(optimizer).__name__, options]
+
+
+def _note(error: BaseException, text: str) -> None:
+    notes = getattr(error, "__notes__", None)
+    if notes is None:
+        # What BaseException.add_note does from Python 3.11 on.
+        error.__notes__ = [text]  # type: ignore[attr-defined]
+    else:
+        notes.append(text)
