@@ -12,8 +12,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -35,18 +36,28 @@ class Ended:
         value: What the job returned, or None.
         error: The error as (type name, message, notes), or None.
         seconds: From the start of the job to the rank's end.
+        at: When it ended, by the monotonic clock.
     """
 
     code: int | None = None
     value: Any = None
     error: tuple[str, str, list[str]] | None = None
     seconds: float = 0.0
-    events: list[Any] = field(default_factory=list)
+    at: float = 0.0
 
 
 def _context() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["jobs"])
+    # The server looks for modules where PYTHONPATH says, not where this process does.
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *(path for path in sys.path if path)])
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
     return context
 
 
@@ -99,8 +110,6 @@ def run_ranks(
         stop_early: Ranks that will not end by themselves; killed when the others have ended.
         **arguments: For the job.
     """
-    if str(HERE) not in sys.path:
-        sys.path.insert(0, str(HERE))
     context = _context()
     server = dist.TCPStore("127.0.0.1", 0, world, True, wait_for_workers=False)
     pipes, processes = [], []
@@ -125,7 +134,8 @@ def run_ranks(
                 if processes[rank].exitcode is not None:
                     _read(pipes[rank], found[rank])
                     found[rank].code = processes[rank].exitcode
-                    found[rank].seconds = time.monotonic() - started
+                    found[rank].at = time.monotonic()
+                    found[rank].seconds = found[rank].at - started
                     left.discard(rank)
             time.sleep(0.02)
     finally:
