@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import bll.distributed
 import jobs
 import torch
+
+import bll.distributed
 
 
 def _error(call: Any, *arguments: Any, **options: Any) -> tuple[str, str]:
@@ -109,22 +110,8 @@ def mismatch(rank: int, world: int, what: str) -> tuple[str, str]:
     return _error(bll.distributed.stage, model, jobs.adam, example=example, **options)
 
 
-def faulty(
-    rank: int,
-    world: int,
-    *,
-    who: int,
-    how: str,
-    at: int,
-    patience: float,
-    mark: str,
-    steps: int = 20,
-) -> None:
-    """Train; at a step, one rank is killed, hangs or raises in its block's forward or loss."""
-    model = jobs.network()
-    stage = bll.distributed.stage(
-        model, jobs.adam, example=torch.zeros(1, jobs.FEATURES), micro_batches=4, timeout=patience
-    )
+def plant(stage: bll.distributed.Stage, how: str, at: int, mark: str) -> None:
+    """Make this rank's first block end in its forward number `at`, and write down when."""
     done = [0]
 
     def trouble(*_: Any) -> None:
@@ -138,8 +125,43 @@ def faulty(
             time.sleep(600)
         raise ArithmeticError("planted")
 
+    stage.own[0].children[0].register_forward_hook(trouble)
+
+
+def resumable(
+    rank: int,
+    world: int,
+    *,
+    directory: str,
+    steps: int = 12,
+    who: int = -1,
+    how: str = "",
+    at: int = 0,
+    patience: float = 60.0,
+    mark: str = "",
+) -> dict[str, Any]:
+    """Train with a checkpoint after every third batch, from the newest one there is.
+
+    Rank `who` is killed, hangs or raises in its forward number `at`, counted from 0.
+    """
+    model = jobs.network()
+    stage = bll.distributed.stage(
+        model,
+        jobs.adam,
+        example=torch.zeros(1, jobs.FEATURES),
+        micro_batches=4,
+        seed=5,
+        timeout=patience,
+    )
+    extra = stage.load(directory)
+    first = 0 if extra is None else extra["next"]
     if rank == who:
-        stage.own[0].children[0].register_forward_hook(trouble)
-    for x, labels in jobs.batches(steps, 16):
+        plant(stage, how, at, mark)
+    for number, (x, labels) in enumerate(jobs.batches(steps, 16)):
+        if number < first:
+            continue
         stage.step(x, labels)
+        if number % 3 == 2:
+            stage.save(directory, {"next": number + 1})
     stage.gather()
+    return {"first": first, **jobs.outcome(model, stage.optimizers)}

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 
+from bll.distributed import checkpoint
 from bll.distributed.assign import assign_blocks
 from bll.distributed.contents import block_tensors
 from bll.distributed.exchange import broadcast_tensors
-from bll.distributed.faults import FaultBoard, RankFailure
+from bll.distributed.faults import FaultBoard
 from bll.distributed.groups import Layout, make_groups
+from bll.distributed.options import StageOptions
 from bll.distributed.recipe import agree, describe
 from bll.distributed.replicas import ReplicatedBlock
-from bll.distributed.schedule import LocalSchedule, LostPeer, Outbox, Traffic
+from bll.distributed.schedule import LocalSchedule, Outbox, Traffic
 from bll.distributed.shapes import borders
+from bll.distributed.watch import watched
 from bll.distributed.work import StageWork
-from bll.executor import WrappedBlock, wrapped_blocks
+from bll.executor import wrapped_blocks
 from bll.handle import LocalLearning
 from bll.hooks import wrapped_handle
 from bll_kernels.pipeline.block import certify
@@ -213,9 +217,50 @@ class Stage:
                         for name, tensor in own.items():
                             tensor.copy_(new[name])
 
+    def save(
+        self, directory: str | Path, extra: Mapping[str, Any] | None = None, *, keep: int = 2
+    ) -> Path:
+        """Write a checkpoint, each rank its blocks; every rank calls it.
+
+        Parameters, buffers, messages, optimiser states and `batches_done` are saved. The new one
+        appears by one rename when all its files are on the disk.
+
+        Args:
+            directory: Of the checkpoints, shared by all hosts.
+            extra: The caller's own state, such as the sampler's, as values JSON can hold.
+            keep: Newest checkpoints that stay.
+
+        Raises:
+            CheckpointError: The disk refused on some rank; earlier checkpoints are untouched.
+        """
+        self._check_usable()
+        with self.watched():
+            self.outbox.drain()
+            return checkpoint.save(self, Path(directory), extra or {}, keep)
+
+    def load(self, directory: str | Path) -> dict[str, Any] | None:
+        """Continue from the newest checkpoint, written by any number of ranks.
+
+        Nothing in it is executed, and nothing is changed unless all of it fits. Every rank calls
+        it.
+
+        Returns:
+            What was given as `extra`, or None where there is no checkpoint yet.
+
+        Raises:
+            CheckpointError: It is damaged, of another network, or not seen by all ranks.
+        """
+        self._check_usable()
+        with self.watched():
+            return checkpoint.load(self, Path(directory))
+
     def _check_usable(self) -> None:
         if self._broken is not None:
             raise RuntimeError(f"stage: an earlier failure ended it ({self._broken})")
+
+    def schedules(self) -> list[LocalSchedule]:
+        """The schedules made so far, one per micro-batch size."""
+        return list(self._schedules.values())
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -227,31 +272,12 @@ class Stage:
         finally:
             torch.set_num_threads(before)
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
+    def watched(self) -> AbstractContextManager[None]:
         """Turn failures of ranks into errors that name them, and end this stage."""
-        try:
-            yield
-        except LostPeer as lost:
-            cause = lost.__cause__ or lost
-            failure = self.board.explain(cause, lost.member)
-            self._break(failure)
-            raise failure from cause
-        except Exception as error:
-            work = next((s.work for s in self._schedules.values() if s.work.error), None)
-            if work is not None and work.error is not None:
-                self._break(work.error)
-                self.board.report_error(work.error, work.where)
-                _note(work.error, work.where)
-                raise work.error from None
-            self._break(error)
-            if isinstance(error, RuntimeError) and not isinstance(error, RankFailure):
-                failure = self.board.explain(error, None)
-                raise failure from error
-            self.board.report_error(error, "")
-            raise
+        return watched(self)
 
-    def _break(self, error: BaseException) -> None:
+    def end(self, error: BaseException) -> None:
+        """Refuse all further use: the ranks are no longer at the same step."""
         self._broken = f"{type(error).__name__}: {error}"
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -268,12 +294,3 @@ def _describe_optimizer(optimizer: Any) -> list[Any]:
     groups = getattr(optimizer, "param_groups", [])
     options = [{k: str(v) for k, v in group.items() if k != "params"} for group in groups]
     return [type(optimizer).__name__, options]
-
-
-def _note(error: BaseException, text: str) -> None:
-    notes = getattr(error, "__notes__", None)
-    if notes is None:
-        # What BaseException.add_note does from Python 3.11 on.
-        error.__notes__ = [text]  # type: ignore[attr-defined]
-    else:
-        notes.append(text)
