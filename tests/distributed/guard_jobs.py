@@ -114,7 +114,9 @@ def plant(stage: bll.distributed.Stage, how: str, at: int, mark: str) -> None:
     """Make this rank's first block end in its forward number `at`, and write down when."""
     done = [0]
 
-    def trouble(*_: Any) -> None:
+    def trouble(module: Any, args: Any, output: torch.Tensor) -> None:
+        if output.is_meta:
+            return
         done[0] += 1
         if done[0] != 1 + at:
             return
@@ -165,3 +167,43 @@ def resumable(
             stage.save(directory, {"next": number + 1})
     stage.gather()
     return {"first": first, **jobs.outcome(model, stage.optimizers)}
+
+
+def _loaded(directory: str) -> tuple[torch.nn.Module, bll.distributed.Stage]:
+    model = jobs.network()
+    stage = bll.distributed.stage(
+        model,
+        jobs.adam,
+        example=torch.zeros(1, jobs.FEATURES),
+        micro_batches=4,
+        seed=5,
+        timeout=60.0,
+    )
+    return model, stage
+
+
+def refused(rank: int, world: int, *, directory: str) -> dict[str, Any]:
+    """Load what must not be loaded."""
+    model, stage = _loaded(directory)
+    before = jobs.plain(model.state_dict())
+    error = _error(stage.load, directory)
+    return {"error": error, "before": before, "after": jobs.plain(model.state_dict())}
+
+
+def full_disk(rank: int, world: int, *, directory: str) -> dict[str, Any]:
+    """Save while rank 1 cannot write."""
+    import resource
+
+    _, stage = _loaded(directory)
+    extra = stage.load(directory)
+    x, labels = jobs.batches(1, 16)[0]
+    stage.step(x, labels)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    error = _error(stage.save, directory, {"next": 99})
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert extra is not None
+    stage.step(x, labels)
+    return {"error": error, "next": extra["next"], "usable": stage.batches_done == 8}

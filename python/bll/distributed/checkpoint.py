@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,12 +159,18 @@ def _states(stage: Stage) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _write_shard(stage: Stage, part: Path) -> None:
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
     tensors, records = _states(stage)
     writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
-    save(tensors, storage_writer=writer, process_group=stage.groups.pipeline)
+    try:
+        save(tensors, storage_writer=writer, process_group=stage.groups.pipeline)
+    except CheckpointException as error:
+        # No subclass of Exception; raised on every rank, with what went wrong on each.
+        causes = "; ".join(f"rank {rank}: {what[0]}" for rank, what in error.failures.items())
+        raise OSError(causes) from error
     member = stage.layout.stage
     files = {}
     for path in part.glob(f"shard-{member + 1:05d}-*.safetensors"):
@@ -236,8 +243,10 @@ def _read(stage: Stage, path: Path) -> tuple[dict[str, Any], dict[str, Tensor], 
             raise CheckpointError(
                 f"{path}: {name}: expected {tensor.dtype} {list(tensor.shape)}, got {what}"
             )
-    # Every rank reads for itself: nothing to agree on.
-    load(tensors, storage_reader=reader, no_dist=True)
+    with warnings.catch_warnings():
+        # Every rank reads for itself, with nothing to agree on; torch warns that it looks so.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        load(tensors, storage_reader=reader, no_dist=True)
     return index, tensors, records
 
 

@@ -14,8 +14,10 @@ from typing import Any, Final
 
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-#: Seconds the other ranks get to report their side of a failure.
-GRACE: Final = 2.0
+#: Seconds the other ranks get to report their side: after a time limit, which they reach one
+#: after the other, and after a closed connection, which a rank that reports leaves behind it.
+GRACE_HUNG: Final = 2.0
+GRACE_GONE: Final = 1.0
 
 
 class RankFailure(RuntimeError):
@@ -75,7 +77,7 @@ class FaultBoard:
         """
         hung = "imed out" in str(error)
         self._put({"waited_for": waited_for, "hung": hung})
-        until = time.monotonic() + GRACE
+        until = time.monotonic() + (GRACE_HUNG if hung else GRACE_GONE)
         seen: dict[int, dict[str, Any]] = {}
         while time.monotonic() < until:
             seen = self._reports()

@@ -20,6 +20,7 @@ from bll.distributed.faults import FaultBoard
 from bll.distributed.groups import Layout, make_groups
 from bll.distributed.options import StageOptions
 from bll.distributed.recipe import agree, describe
+from bll.distributed.relay import Relay
 from bll.distributed.replicas import ReplicatedBlock
 from bll.distributed.schedule import LocalSchedule, Outbox, Traffic
 from bll.distributed.shapes import borders
@@ -86,6 +87,7 @@ class Stage:
         self.batches_done = 0
         self.traffic = Traffic()
         self.outbox = Outbox(options.slots, self.layout.stage + 1, self.traffic)
+        self._relay = Relay(self.groups.pipeline, self.device, self.traffic)
         self.board = FaultBoard(
             self.groups.pipeline.get_group_store(),
             self.layout.row,
@@ -216,6 +218,16 @@ class Stage:
                     if member != self.layout.stage:
                         for name, tensor in own.items():
                             tensor.copy_(new[name])
+
+    def agree(self, flag: bool) -> bool:
+        """Return the first rank's flag, on every rank; each calls it at the same point.
+
+        It travels up behind the activations, so that no rank waits for a later one: between two
+        steps this tells whether to go on without emptying the pipeline.
+        """
+        self._check_usable()
+        with self.watched():
+            return self._relay.pass_on(flag)
 
     def save(
         self, directory: str | Path, extra: Mapping[str, Any] | None = None, *, keep: int = 2

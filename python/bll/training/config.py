@@ -12,7 +12,7 @@ from bll.data import DATASET_NAMES
 from bll.models import MODEL_NAMES
 from bll.rules.registry import get_rule
 
-EXECUTORS = ("sequential", "pipelined")
+EXECUTORS = ("sequential", "pipelined", "distributed")
 DTYPES = ("float32", "float64", "bfloat16")
 
 
@@ -34,9 +34,10 @@ class TrainConfig:
         family: Exponential family of the rule's messages; ``None`` for the rule's default.
         width: Width of the network; ``None`` for its default.
         executor: How the blocks of a step are run: ``sequential`` (one ordinary loop), or
-            ``pipelined`` (`bll.executor`: several blocks at once, on the CPU).
+            ``pipelined`` (`bll.executor`: several blocks at once, on the CPU), or ``distributed``
+            (`bll.distributed`: blocks over the ranks that torchrun started).
         depth: Blocks in flight of ``pipelined``; ``None`` for all.
-        micro_batches: Equal parts ``pipelined`` cuts a batch into.
+        micro_batches: Equal parts ``pipelined`` and ``distributed`` cut a batch into.
         epochs: Passes over the training images.
         batch_size: Images per step.
         lr: Peak learning rate of the one-cycle schedule.
@@ -87,8 +88,10 @@ class TrainConfig:
         _at_least("micro-batches", self.micro_batches, 1)
         if self.executor == "sequential":
             if self.depth not in (None, 1) or self.micro_batches != 1:
-                raise ValueError("depth, micro-batches: need --executor pipelined")
+                raise ValueError("depth, micro-batches: need --executor pipelined or --distributed")
             return
+        if self.depth is not None and self.executor == "distributed":
+            raise ValueError("depth: with --distributed it is the number of ranks")
         if self.depth is not None:
             _at_least("depth", self.depth, 1)
             if self.depth > self.blocks:
@@ -100,8 +103,10 @@ class TrainConfig:
             )
         if "downstream" in rule.reads:
             raise ValueError(f"executor: rule {self.rule!r} needs gradients of later blocks")
-        if self.device != "cpu" or self.dtype == "bfloat16":
+        if self.executor == "pipelined" and (self.device != "cpu" or self.dtype == "bfloat16"):
             raise ValueError("executor: pipelined runs on the cpu, in float32 or float64")
+        if self.dtype == "bfloat16":
+            raise ValueError("executor: distributed runs in float32 or float64")
 
     def to_record(self) -> dict[str, Any]:
         """The options as values JSON can hold."""

@@ -56,6 +56,8 @@ class Run:
                 f"out: {out} already holds a run; --resume continues it, --overwrite replaces it"
             )
         trainer = Trainer(config, load_dataset(config.dataset, config.data_dirs))
+        if not trainer.leads:
+            return cls(out, trainer)
         _make_directory(out)
         if overwrite:
             _remove_run(out)
@@ -82,7 +84,9 @@ class Run:
         return cls(out, trainer)
 
     def save(self) -> None:
-        """Write the checkpoint, and the metrics of the epochs that are over."""
+        """Write the checkpoint, and the metrics of the epochs that are over, if this rank leads."""
+        if not self.trainer.leads:
+            return
         save_checkpoint(self.out / CHECKPOINT, *capture(self.trainer))
         write_metrics(self.out, self.trainer)
 
@@ -103,8 +107,13 @@ class Run:
             self.save()
         return finished
 
-    def finish(self) -> dict[str, Any]:
-        """Write weights, metrics, curves and summary of a finished run; return the summary."""
+    def finish(self) -> dict[str, Any] | None:
+        """Write weights, metrics, curves and summary of a finished run; return the summary.
+
+        None on a rank that does not lead.
+        """
+        if not self.trainer.leads:
+            return None
         write_metrics(self.out, self.trainer)
         return write_results(self.out, self.trainer)
 

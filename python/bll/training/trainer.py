@@ -17,6 +17,7 @@ from bll.training.config import TrainConfig
 from bll.training.evaluation import evaluate
 from bll.training.history import EpochRecord
 from bll.training.meters import LossMeter, StepTimer
+from bll.training.ranks import Ranks, join
 from bll.training.schedule import one_cycle
 from bll.training.updates import GroupUpdates
 from bll_kernels.optim import BlockAdam
@@ -69,6 +70,8 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, data: ImageData) -> None:
         self.config = config
+        is_distributed = config.executor == "distributed"
+        self.rank = join(config.device) if is_distributed else 0
         self.device = select_device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -105,6 +108,11 @@ class Trainer:
         )
         self.optimizer = BlockAdam(param_groups(self.model, lr=config.lr))
         self.executor = self._make_executor() if config.executor == "pipelined" else None
+        self.ranks = (
+            Ranks(self.model, self.optimizer, config, self.train.images[:1], self.threads)
+            if is_distributed
+            else None
+        )
         self.history: list[EpochRecord] = []
         self.losses = LossMeter(self.device)
         self.timer = StepTimer(self.device)
@@ -123,7 +131,9 @@ class Trainer:
 
     @property
     def depth(self) -> int:
-        """Blocks in flight."""
+        """Blocks in flight; ranks of a distributed run."""
+        if self.ranks is not None:
+            return self.ranks.count
         return 1 if self.executor is None else self.executor.depth
 
     @property
@@ -152,6 +162,11 @@ class Trainer:
         """Whether every epoch is trained and evaluated."""
         return len(self.history) == self.config.epochs
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.rank == 0
+
     def run(self, observer: Observer, should_stop: Callable[[], bool]) -> bool:
         """Train until the last epoch is over or ``should_stop`` says so.
 
@@ -165,8 +180,13 @@ class Trainer:
             TrainingError: The loss is no longer a finite number.
         """
         self.model.train()
+        if self.ranks is not None:
+            should_stop = self.ranks.agreed(should_stop)
         while not self.is_finished:
-            if not self._train_epoch(observer, should_stop):
+            is_over = self._train_epoch(observer, should_stop)
+            if self.ranks is not None:
+                self.ranks.collect(self.losses)
+            if not is_over:
                 return False
             started = time.perf_counter()
             accuracy = evaluate(
@@ -198,6 +218,10 @@ class Trainer:
         images, labels = self.train.images[indices], self.train.labels[indices]
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        if self.ranks is not None:
+            self.ranks.step(images, labels, self.steps_done - 1)
+            self.timer.stop()
+            return
         if self.executor is not None:
             # Random numbers depend on the step, so that a resumed run draws the same ones.
             self.executor.batches_done = self.steps_done - 1
