@@ -65,6 +65,7 @@ def first_step(rank: int, world: int) -> dict[str, Any]:
     real = calls[0]
     x, labels = jobs.batches(1, 32)[0]
     stage.step(x, labels)
+    stage.close()
     own = [
         norm.num_batches_tracked.item()
         for block in stage.own
@@ -206,4 +207,5 @@ def full_disk(rank: int, world: int, *, directory: str) -> dict[str, Any]:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert extra is not None
     stage.step(x, labels)
+    stage.close()
     return {"error": error, "next": extra["next"], "usable": stage.batches_done == 8}

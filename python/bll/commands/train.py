@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bll.commands.errors import INTERRUPTED, CommandError
 from bll.commands.progress import ConsoleObserver, print_results
-from bll.distributed import RankFailure
-from bll.training.checkpoint import INDEX, CheckpointError
+from bll.errors import CheckpointError, RankFailure
+from bll.training.checkpoint import INDEX
 from bll.training.interrupt import StopRequest
 from bll.training.outputs import CHECKPOINT
-from bll.training.ranks import was_restarted
 from bll.training.run import Run
 from bll.training.trainer import TrainingError
 
@@ -37,7 +37,8 @@ def train(
         raise CommandError("resume: --resume and --overwrite exclude each other")
     if (
         given.get("executor") == "distributed"
-        and was_restarted()
+        # torchrun starts the same command again after a failure.
+        and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         and (out / CHECKPOINT / INDEX).exists()
     ):
         resume, overwrite = True, False

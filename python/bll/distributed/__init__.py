@@ -11,9 +11,10 @@ on its rank.
 """
 
 from bll.distributed.build import stage
-from bll.distributed.faults import RankFailure
 from bll.distributed.groups import start
+from bll.distributed.options import StageResult
 from bll.distributed.recipe import RecipeMismatch
-from bll.distributed.stage import Stage, StageResult
+from bll.distributed.stage import Stage
+from bll.errors import RankFailure
 
 __all__ = ["RankFailure", "RecipeMismatch", "Stage", "StageResult", "stage", "start"]

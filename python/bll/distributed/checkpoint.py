@@ -21,11 +21,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bll.atomic import sync_directory, write_atomically
 from bll.distributed.contents import block_tensors
 from bll.distributed.exchange import gather_values
+from bll.errors import CheckpointError
 from bll.executor import WrappedBlock
-from bll.training.atomic import sync_directory, write_atomically
-from bll.training.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
     from bll.distributed.stage import Stage

@@ -14,22 +14,12 @@ from typing import Any, Final
 
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from bll.errors import RankFailure
+
 #: Seconds the other ranks get to report their side: after a time limit, which they reach one
 #: after the other, and after a closed connection, which a rank that reports leaves behind it.
 GRACE_HUNG: Final = 2.0
 GRACE_GONE: Final = 1.0
-
-
-class RankFailure(RuntimeError):
-    """Another rank raised, died or hung.
-
-    Attributes:
-        ranks: Global ranks at fault, as far as this one can tell.
-    """
-
-    def __init__(self, message: str, ranks: Sequence[int]) -> None:
-        super().__init__(message)
-        self.ranks = tuple(ranks)
 
 
 class FaultBoard:

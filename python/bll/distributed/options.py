@@ -1,9 +1,11 @@
-"""The options of a stage, checked once."""
+"""What goes into a stage and what a step gives: options, checked once, and results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from bll.distributed.groups import DEFAULT_TIMEOUT
 
@@ -29,3 +31,16 @@ class StageOptions:
             raise ValueError(f"seed: expected an int of at least 0, got {self.seed!r}")
         if not self.timeout > 0:
             raise ValueError(f"timeout: expected a positive number, got {self.timeout!r}")
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a batch gave on this rank.
+
+    Attributes:
+        losses: Local loss of each of this rank's blocks, by name, a mean over the batch: 0-dim.
+        output: Output of the last block, [batch, ...], on the last rank; None elsewhere.
+    """
+
+    losses: dict[str, Tensor]
+    output: Tensor | None

@@ -76,6 +76,13 @@ def agree(recipe: Mapping[str, Any], group: ProcessGroup, device: torch.device) 
     raise RecipeMismatch(f"ranks: digests of equal recipes differ: {digests}")
 
 
+def describe_optimizer(optimizer: Any) -> list[Any]:
+    """Return class and options of an optimiser, as values JSON can hold."""
+    groups = getattr(optimizer, "param_groups", [])
+    options = [{k: str(v) for k, v in group.items() if k != "params"} for group in groups]
+    return [type(optimizer).__name__, options]
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 120 else text[:117] + "..."

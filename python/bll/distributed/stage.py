@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 
@@ -18,8 +19,8 @@ from bll.distributed.contents import block_tensors
 from bll.distributed.exchange import broadcast_tensors
 from bll.distributed.faults import FaultBoard
 from bll.distributed.groups import Layout, make_groups
-from bll.distributed.options import StageOptions
-from bll.distributed.recipe import agree, describe
+from bll.distributed.options import StageOptions, StageResult
+from bll.distributed.recipe import agree, describe, describe_optimizer
 from bll.distributed.relay import Relay
 from bll.distributed.replicas import ReplicatedBlock
 from bll.distributed.schedule import LocalSchedule, Outbox, Traffic
@@ -27,24 +28,9 @@ from bll.distributed.shapes import borders
 from bll.distributed.watch import watched
 from bll.distributed.work import StageWork
 from bll.executor import wrapped_blocks
-from bll.handle import LocalLearning
-from bll.hooks import wrapped_handle
 from bll_kernels.pipeline.block import certify
 from bll_kernels.pipeline.executor import OptimizerFactory
 from bll_kernels.pipeline.step import AutogradStep, LocalStep
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """What a batch gave on this rank.
-
-    Attributes:
-        losses: Local loss of each of this rank's blocks, by name, a mean over the batch: 0-dim.
-        output: Output of the last block, [batch, ...], on the last rank; None elsewhere.
-    """
-
-    losses: dict[str, Tensor]
-    output: Tensor | None
 
 
 class Stage:
@@ -66,7 +52,7 @@ class Stage:
     ) -> None:
         self.blocks = wrapped_blocks(model)
         certify(self.blocks)
-        self.handle = _handle_of(model)
+        self.handle = self.blocks[0].handle
         self.layout = layout
         self.options = options
         self.micro_batches = options.micro_batches
@@ -117,7 +103,7 @@ class Stage:
         options = {
             **{k: v for k, v in asdict(self.options).items() if k != "blocks_per_rank"},
             "blocks_per_rank": [b - a for a, b in self.assignment],
-            "optimizer": [_describe_optimizer(optimizer) for optimizer in self.optimizers[:1]],
+            "optimizer": [describe_optimizer(optimizer) for optimizer in self.optimizers[:1]],
             "sample": [str(self.sample.dtype), list(self.sample.shape), str(self.device.type)],
             "recipe": dict(recipe),
         }
@@ -266,6 +252,13 @@ class Stage:
         with self.watched():
             return checkpoint.load(self, Path(directory))
 
+    def close(self) -> None:
+        """Wait until every rank has taken what this one sent; call it before a rank ends."""
+        self._check_usable()
+        with self.watched():
+            self.outbox.drain()
+            dist.barrier(group=self.groups.everyone)
+
     def _check_usable(self) -> None:
         if self._broken is not None:
             raise RuntimeError(f"stage: an earlier failure ended it ({self._broken})")
@@ -293,16 +286,3 @@ class Stage:
         self._broken = f"{type(error).__name__}: {error}"
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-
-
-def _handle_of(model: nn.Module) -> LocalLearning:
-    handle = wrapped_handle(model)
-    if handle is None:
-        raise ValueError(f"model: expected a wrapped model, got a plain {type(model).__name__}")
-    return handle
-
-
-def _describe_optimizer(optimizer: Any) -> list[Any]:
-    groups = getattr(optimizer, "param_groups", [])
-    options = [{k: str(v) for k, v in group.items() if k != "params"} for group in groups]
-    return [type(optimizer).__name__, options]

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bll.distributed.faults import RankFailure
 from bll.distributed.recipe import RecipeMismatch
 from bll.distributed.schedule import LostPeer
-from bll.training.checkpoint import CheckpointError
+from bll.errors import CheckpointError, RankFailure
 
 if TYPE_CHECKING:
     from bll.distributed.stage import Stage

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bll.atomic import write_atomically
 from bll.training import machine
-from bll.training.atomic import write_atomically
 from bll.training.checkpoint import tensor_bytes
 from bll.training.curves import draw_curves
 from bll.training.history import EpochRecord

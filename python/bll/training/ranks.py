@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +28,6 @@ def join(device: str) -> int:
         return start(device)
     except RuntimeError as error:
         raise ValueError(str(error)) from error
-
-
-def was_restarted() -> bool:
-    """Whether torchrun started this process again after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 class Ranks:

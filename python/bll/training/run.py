@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bll.data import load_dataset
-from bll.training.checkpoint import INDEX, CheckpointError, load_checkpoint, save_checkpoint
+from bll.errors import CheckpointError
+from bll.training.checkpoint import INDEX, load_checkpoint, save_checkpoint
 from bll.training.options import new_config, resumed_config
 from bll.training.outputs import (
     CHECKPOINT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -17,11 +17,13 @@ from bll.training.config import TrainConfig
 from bll.training.evaluation import evaluate
 from bll.training.history import EpochRecord
 from bll.training.meters import LossMeter, StepTimer
-from bll.training.ranks import Ranks, join
 from bll.training.schedule import one_cycle
 from bll.training.updates import GroupUpdates
 from bll_kernels.optim import BlockAdam
 from bll_kernels.pipeline.executor import Executor
+
+if TYPE_CHECKING:
+    from bll.training.ranks import Ranks
 
 
 class TrainingError(RuntimeError):
@@ -55,6 +57,14 @@ def select_device(name: str) -> torch.device:
     return device
 
 
+def _join_ranks(device: str) -> int:
+    # Imported only here, so that training needs no torch.distributed otherwise.
+    from bll.training.ranks import join
+
+    rank: int = join(device)
+    return rank
+
+
 class Trainer:
     """One run of one network on one image set.
 
@@ -70,8 +80,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, data: ImageData) -> None:
         self.config = config
-        is_distributed = config.executor == "distributed"
-        self.rank = join(config.device) if is_distributed else 0
+        self.rank = _join_ranks(config.device) if config.executor == "distributed" else 0
         self.device = select_device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -108,11 +117,7 @@ class Trainer:
         )
         self.optimizer = BlockAdam(param_groups(self.model, lr=config.lr))
         self.executor = self._make_executor() if config.executor == "pipelined" else None
-        self.ranks = (
-            Ranks(self.model, self.optimizer, config, self.train.images[:1], self.threads)
-            if is_distributed
-            else None
-        )
+        self.ranks = self._make_ranks() if config.executor == "distributed" else None
         self.history: list[EpochRecord] = []
         self.losses = LossMeter(self.device)
         self.timer = StepTimer(self.device)
@@ -128,6 +133,11 @@ class Trainer:
             threads=self.threads,
             seed=self.config.seed,
         )
+
+    def _make_ranks(self) -> Ranks:
+        from bll.training.ranks import Ranks as Made
+
+        return Made(self.model, self.optimizer, self.config, self.train.images[:1], self.threads)
 
     @property
     def depth(self) -> int:
