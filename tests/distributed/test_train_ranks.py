@@ -11,14 +11,42 @@ from pathlib import Path
 
 import pytest
 
-OPTIONS = (
-    "--dataset digits --model mlp --blocks 4 --width 32 --epochs 2 --batch-size 103 "
-    "--micro-batches 1 --seed 3 --quiet"
-).split()
-TORCHRUN = (
-    "-m torch.distributed.run --nproc-per-node 2 --rdzv-backend c10d "
-    "--rdzv-endpoint 127.0.0.1:0 --local-addr 127.0.0.1 --max-restarts 1 -m bll train"
-).split()
+OPTIONS = [
+    "--dataset",
+    "digits",
+    "--model",
+    "mlp",
+    "--blocks",
+    "4",
+    "--width",
+    "32",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "103",
+    "--micro-batches",
+    "1",
+    "--seed",
+    "3",
+    "--quiet",
+]
+TORCHRUN = [
+    "-m",
+    "torch.distributed.run",
+    "--nproc-per-node",
+    "2",
+    "--rdzv-backend",
+    "c10d",
+    "--rdzv-endpoint",
+    "127.0.0.1:0",
+    "--local-addr",
+    "127.0.0.1",
+    "--max-restarts",
+    "1",
+    "-m",
+    "bll",
+    "train",
+]
 #: Seconds; start-up alone takes ten on a busy machine.
 LIMIT = 240
 
