@@ -41,11 +41,20 @@ class FaultBoard:
         own: int,
         timeout: float,
     ) -> None:
-        self.store = PrefixStore("bll.faults", store)
+        self.base = store
+        self.store: Store | None = None
         self.ranks = list(ranks)
         self.blocks = [list(names) for names in blocks]
         self.own = own
         self.timeout = timeout
+
+    def begin(self, word: str) -> None:
+        """Use reports under this word from now on; those of an earlier attempt stay behind.
+
+        Args:
+            word: The same on every rank, and never used before.
+        """
+        self.store = PrefixStore(f"bll/faults/{word}", self.base)
 
     def name(self, member: int) -> str:
         """A rank with its blocks, for messages."""
@@ -106,6 +115,8 @@ class FaultBoard:
         return f"{self.name(member)} is gone"
 
     def _put(self, report: dict[str, Any]) -> None:
+        if self.store is None:
+            return
         try:
             if not self.store.check([str(self.own)]):
                 self.store.set(str(self.own), json.dumps(report))
@@ -114,7 +125,9 @@ class FaultBoard:
             return
 
     def _reports(self) -> dict[int, dict[str, Any]]:
-        found = {}
+        found: dict[int, dict[str, Any]] = {}
+        if self.store is None:
+            return found
         try:
             for member in range(len(self.ranks)):
                 if self.store.check([str(member)]):

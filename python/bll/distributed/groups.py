@@ -10,6 +10,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.rendezvous import rendezvous
+
+from bll.distributed.attempt import fresh_store
 
 #: Seconds a rank waits for another one before it gives up.
 DEFAULT_TIMEOUT = 120.0
@@ -65,6 +68,8 @@ class Groups:
 def start(device: str | torch.device = "cpu", *, timeout: float = DEFAULT_TIMEOUT) -> int:
     """Join the processes that torchrun started: NCCL for CUDA devices, Gloo otherwise.
 
+    Unlike a bare `init_process_group` it is safe after torchrun has restarted the ranks.
+
     Args:
         device: Device of the blocks; on CUDA, the process takes the one of its local rank.
         timeout: Seconds before an unanswered call fails.
@@ -73,7 +78,7 @@ def start(device: str | torch.device = "cpu", *, timeout: float = DEFAULT_TIMEOU
         The global rank.
 
     Raises:
-        RuntimeError: The process was not started by torchrun.
+        RuntimeError: The process was not started by torchrun, or a rank did not come.
     """
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR") if name not in os.environ]
     if missing:
@@ -85,7 +90,11 @@ def start(device: str | torch.device = "cpu", *, timeout: float = DEFAULT_TIMEOU
         cuda = torch.device(device).type == "cuda"
         if cuda:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout))
+        limit = timedelta(seconds=timeout)
+        store, rank, world = next(iter(rendezvous("env://", timeout=limit)))
+        store = fresh_store(store, rank, world, timeout)
+        backend = "nccl" if cuda else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit)
     return dist.get_rank()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from torch.distributed.pipelining import PipelineStage
 from bll.distributed import checkpoint
 from bll.distributed.assign import assign_blocks
 from bll.distributed.contents import block_tensors
-from bll.distributed.exchange import broadcast_tensors
+from bll.distributed.exchange import broadcast_tensors, gather_values
 from bll.distributed.faults import FaultBoard
 from bll.distributed.groups import Layout, make_groups
 from bll.distributed.options import StageOptions, StageResult
@@ -109,6 +110,8 @@ class Stage:
         }
         with self.watched():
             agree(describe(self.handle, self.blocks, options), self.groups.everyone, self.device)
+            words = gather_values(uuid.uuid4().hex, self.groups.pipeline, self.device)
+            self.board.begin(words[0])
 
     def step(self, x: Tensor | None, labels: Tensor) -> StageResult:
         """One batch; returns when this rank is done with it, whatever the others are at.
