@@ -12,7 +12,7 @@ import bll
 import bll.distributed
 from bll_kernels.optim import BlockAdam
 
-SYMBOLS, LENGTH, WIDTH = 6, 6, 48
+SYMBOLS, LENGTH, WIDTH = 4, 4, 32
 
 
 class Embed(nn.Module):
@@ -50,7 +50,7 @@ rank = bll.distributed.start()
 torch.manual_seed(0)
 generator = torch.Generator().manual_seed(1)
 model = nn.Sequential(
-    nn.Sequential(Embed(), layer(), layer()),
+    nn.Sequential(Embed(), layer()),
     layer(),
     layer(),
     nn.Sequential(layer(), LastToken(), nn.Linear(WIDTH, SYMBOLS)),
@@ -58,10 +58,10 @@ model = nn.Sequential(
 tokens, labels = batch(2, generator)
 model = bll.wrap(model, ["0", "1", "2"], num_classes=SYMBOLS, example=tokens)
 stage = bll.distributed.stage(
-    model, lambda p: BlockAdam(p, lr=2e-3), example=tokens, micro_batches=4
+    model, lambda p: BlockAdam(p, lr=3e-3), example=tokens, micro_batches=2
 )
-for _ in range(400):
-    stage.step(*batch(128, generator))
+for _ in range(300):
+    stage.step(*batch(64, generator))
 stage.gather()
 
 if rank == 0:

@@ -215,8 +215,7 @@ def _local(
         if (index + 1) % micro_batches == 0:
             ends.append(ended[-1])
     half = len(ends) // 2
-    steady = (ends[-1] - ends[half - 1]) / (len(ends) - half) if half else ends[-1]
-    return max(ended), steady
+    return max(ended), (ends[-1] - ends[half - 1]) / (len(ends) - half) if half else ends[-1]
 
 
 class _Backprop:
@@ -239,8 +238,7 @@ class _Backprop:
         self.inputs: list[list[float]] = [[] for _ in range(ranks)]
         self.inputs[0] = [0.0] * micro_batches
         self.gradients: list[list[float]] = [[] for _ in range(ranks)]
-        # Done on each rank: forwards, backwards, and gradients of weights.
-        self.done = [[0, 0, 0] for _ in range(ranks)]
+        self.done = [[0, 0, 0] for _ in range(ranks)]  # forwards, backwards, weights' gradients
         self.free = [0.0] * ranks
         self.links: dict[tuple[int, int], float] = {}
         self.wakes: list[tuple[float, int]] = [(0.0, rank) for rank in range(ranks)]
@@ -257,9 +255,8 @@ class _Backprop:
     def _next(self, rank: int, now: float) -> None:
         """Start what the schedule wants of what has arrived: backwards first."""
         forwards, backwards, weights = self.done[rank]
-        last = rank == len(self.times) - 1
-        ranks = len(self.times)
-        bound = self.count if self.schedule == "gpipe" else ranks - rank
+        after = len(self.times) - 1 - rank
+        bound = self.count if self.schedule == "gpipe" else after + 1
         ready = self.gradients[rank]
         may_go_back = forwards == self.count or self.schedule != "gpipe"
         if may_go_back and backwards < len(ready) and ready[backwards] <= now:
@@ -270,13 +267,13 @@ class _Backprop:
             and self.inputs[rank][forwards] <= now
         ):
             work = self.times[rank]
-            end = now + self.clock.take(rank, work.forward + (work.loss if last else 0.0))
+            end = now + self.clock.take(rank, work.forward + (0.0 if after else work.loss))
             self.done[rank][0] += 1
             self._busy_until(rank, end)
-            if last:
-                ready.append(end)
-            else:
+            if after:
                 self._send(rank, rank + 1, end, self.inputs[rank + 1])
+            else:
+                ready.append(end)
         elif self.schedule == "zero-bubble" and weights < backwards:
             self.done[rank][2] += 1
             self._busy_until(rank, now + self.clock.take(rank, self.times[rank].backward_weight))
@@ -286,8 +283,7 @@ class _Backprop:
         split = self.schedule == "zero-bubble"
         end = now + self.clock.take(rank, work.backward_input if split else work.backward)
         self.done[rank][1] += 1
-        if not split:
-            self.done[rank][2] += 1
+        self.done[rank][2] += 0 if split else 1
         self._busy_until(rank, end)
         if rank > 0:
             self._send(rank, rank - 1, end, self.gradients[rank - 1])
