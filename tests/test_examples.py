@@ -26,7 +26,18 @@ def test_every_example_is_listed():
 
 #: Examples that torchrun starts.
 ON_RANKS = {
-    "reversal_ranks.py": ["-m", "torch.distributed.run", "--nproc-per-node", "4", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+    "reversal_ranks.py": [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "4",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "127.0.0.1:0",
+        "--local-addr",
+        "127.0.0.1",
+    ]
 }
 
 
