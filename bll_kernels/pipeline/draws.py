@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bll_kernels.pipeline.seeds import forward_seed
 from bll_kernels.pipeline.step import GENERATOR, LocalStep
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def drawing_forward(
     done = executor.batches_done * executor.micro_batches
     gpus = [x.get_device()] if x.is_cuda else []
     with GENERATOR, torch.random.fork_rng(devices=gpus):
-        torch.manual_seed((executor.seed * 1_000_003 + done + micro_batch) * count + index)
+        torch.manual_seed(forward_seed(executor.seed, done + micro_batch, count, index))
         before = _states(gpus)
         found = step.forward(x, labels)
         if executor.draws[index] is None:

@@ -72,8 +72,12 @@ def train(
     depth: Annotated[
         int | None, typer.Option(help="Blocks in flight of pipelined. Default: all.")
     ] = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Blocks over the ranks that torchrun started.")
+    ] = False,
     micro_batches: Annotated[
-        int | None, typer.Option(help="Equal parts the executor cuts a batch into. Default: 1.")
+        int | None,
+        typer.Option(help="Equal parts of a batch: executors, distributed. Default: 1."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 5.")] = None,
     batch_size: Annotated[
@@ -121,6 +125,10 @@ def train(
         "dtype": dtype,
         "threads": threads,
     }
+    if distributed:
+        if executor not in (None, "distributed"):
+            raise CommandError("distributed: --distributed and --executor exclude each other")
+        options["executor"] = "distributed"
     given = {name: value for name, value in options.items() if value is not None}
     run(given, out, resume=resume, overwrite=overwrite, quiet=quiet)
 

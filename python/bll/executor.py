@@ -85,6 +85,34 @@ class WrappedBlock:
         return loss.detach(), gradient
 
 
+def wrapped_blocks(model: nn.Module) -> list[WrappedBlock]:
+    """Return the blocks of a wrapped `nn.Sequential` in order, each to be run apart.
+
+    Args:
+        model: A wrapped `nn.Sequential`, nested ones included, with known shapes.
+
+    Raises:
+        ValueError: The model is not wrapped or not ready.
+        TypeError: The model is no `nn.Sequential`, or is cut inside a module that is none.
+    """
+    handle = wrapped_handle(model)
+    if handle is None:
+        raise ValueError(f"model: expected a wrapped model, got a plain {type(model).__name__}")
+    if not handle.ready:
+        raise ValueError(
+            "model: its blocks are not known yet; give bll.wrap an example, or run one forward pass"
+        )
+    cuts = [block.cut for block in handle.blocks if block.cut is not None]
+    children = chain(model, cuts)
+    names = [name for name, _ in children]
+    ends = [names.index(cut) + 1 for cut in cuts] + [len(children)]
+    starts = [0, *ends[:-1]]
+    return [
+        WrappedBlock(handle, index, [child for _, child in children[start:end]])
+        for index, (start, end) in enumerate(zip(starts, ends, strict=True))
+    ]
+
+
 def executor(
     model: nn.Module,
     optimizer_factory: OptimizerFactory = BlockAdam,
@@ -121,24 +149,8 @@ def executor(
             blocks, or an option is out of its range.
         TypeError: The model is no `nn.Sequential`, or is cut inside a module that is none.
     """
-    handle = wrapped_handle(model)
-    if handle is None:
-        raise ValueError(f"model: expected a wrapped model, got a plain {type(model).__name__}")
-    if not handle.ready:
-        raise ValueError(
-            "model: its blocks are not known yet; give bll.wrap an example, or run one forward pass"
-        )
-    cuts = [block.cut for block in handle.blocks if block.cut is not None]
-    children = chain(model, cuts)
-    names = [name for name, _ in children]
-    ends = [names.index(cut) + 1 for cut in cuts] + [len(children)]
-    starts = [0, *ends[:-1]]
-    blocks = [
-        WrappedBlock(handle, index, [child for _, child in children[start:end]])
-        for index, (start, end) in enumerate(zip(starts, ends, strict=True))
-    ]
     return Executor(
-        blocks,
+        wrapped_blocks(model),
         optimizer_factory,
         mode=mode,
         depth=depth,

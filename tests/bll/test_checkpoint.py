@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bll.training.atomic import write_atomically
+from bll.atomic import write_atomically
 from bll.training.checkpoint import (
     INDEX,
     CheckpointError,

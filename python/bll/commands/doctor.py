@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bll.atomic import write_atomically
 from bll.commands.errors import CommandError
 from bll.rules.registry import rule_names
-from bll.training.atomic import write_atomically
 from bll.training.machine import processor_name
 from bll_kernels.diagnostics import report
 

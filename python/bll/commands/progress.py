@@ -64,7 +64,8 @@ class ConsoleObserver:
             self._task,
             completed=trainer.steps_done,
             epoch=self._epoch(trainer),
-            loss=f"{trainer.losses.means()[0]:.4f}",
+            # Losses of a distributed run come together at the end of an epoch.
+            loss=f"{trainer.losses.means()[0]:.4f}" if trainer.losses.steps else "-",
         )
 
     def on_epoch(self, trainer: Trainer) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bll.commands.errors import INTERRUPTED, CommandError
 from bll.commands.progress import ConsoleObserver, print_certificate, print_results
-from bll.training.checkpoint import CheckpointError
+from bll.errors import CheckpointError, RankFailure
+from bll.training.checkpoint import INDEX
 from bll.training.interrupt import StopRequest
+from bll.training.outputs import CHECKPOINT
 from bll.training.run import Run
 from bll.training.trainer import TrainingError
 
@@ -32,24 +35,34 @@ def train(
     """
     if resume and overwrite:
         raise CommandError("resume: --resume and --overwrite exclude each other")
+    if (
+        given.get("executor") == "distributed"
+        # torchrun starts the same command again after a failure.
+        and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        and (out / CHECKPOINT / INDEX).exists()
+    ):
+        resume, overwrite = True, False
     try:
         run = Run.resume(out, given) if resume else Run.begin(out, given, overwrite=overwrite)
     except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
-    if not quiet:
+    except RankFailure as error:
+        raise CommandError(str(error), exit_code=1) from error
+    if not quiet and run.trainer.leads:
         print_certificate(run.trainer)
     try:
+        quiet = quiet or not run.trainer.leads
         with StopRequest() as stop, ConsoleObserver(run.trainer, quiet=quiet) as observer:
             finished = run.train(observer, stop)
         results = run.finish() if finished else None
-    except (TrainingError, CheckpointError, OSError) as error:
+    except (TrainingError, CheckpointError, RankFailure, OSError) as error:
         raise CommandError(str(error), exit_code=1) from error
-    if results is None:
+    if not finished:
         trainer = run.trainer
         raise CommandError(
             f"interrupted in epoch {len(trainer.history) + 1} after {trainer.sampler.position} "
             f"of {trainer.steps_per_epoch} steps; bll train --resume --out {out} continues",
             exit_code=INTERRUPTED,
         )
-    if not quiet:
+    if results is not None and not quiet:
         print_results(results, out)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bll.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from bll.errors import CheckpointError
+from bll.training.checkpoint import load_checkpoint, save_checkpoint
 from bll.training.config import TrainConfig
 from bll.training.history import EpochRecord
 from bll.training.run import Run

@@ -20,14 +20,11 @@ import safetensors
 import safetensors.torch
 import torch
 
-from bll.training.atomic import write_atomically
+from bll.atomic import write_atomically
+from bll.errors import CheckpointError
 
 INDEX = "index.json"
 FORMAT = 1
-
-
-class CheckpointError(ValueError):
-    """A checkpoint could not be written, or cannot be trusted."""
 
 
 def _digest(content: bytes) -> str:

@@ -14,7 +14,7 @@ from bll.rules.registry import get_rule
 from bll_kernels.pipeline.block import LOCAL_READS
 from bll_kernels.pipeline.certificate import TOO_LATE
 
-EXECUTORS = ("sequential", "pipelined", "auto")
+EXECUTORS = ("sequential", "pipelined", "auto", "distributed")
 DTYPES = ("float32", "float64", "bfloat16")
 
 
@@ -37,9 +37,10 @@ class TrainConfig:
         width: Width of the network; ``None`` for its default.
         executor: How the blocks of a step are run: ``sequential`` (one ordinary loop), or
             ``pipelined`` (`bll.executor`: several blocks at once), or ``auto`` (the fastest mode
-            of `bll.executor`, measured while it trains).
+            of `bll.executor`, measured while it trains), or ``distributed`` (`bll.distributed`:
+            blocks over the ranks that torchrun started).
         depth: Blocks in flight of ``pipelined``; ``None`` for all.
-        micro_batches: Equal parts the executor cuts a batch into.
+        micro_batches: Equal parts that executors and ``distributed`` cut a batch into.
         epochs: Passes over the training images.
         batch_size: Images per step.
         lr: Peak learning rate of the one-cycle schedule.
@@ -90,8 +91,12 @@ class TrainConfig:
         _at_least("micro-batches", self.micro_batches, 1)
         if self.executor == "sequential":
             if self.depth not in (None, 1) or self.micro_batches != 1:
-                raise ValueError("depth, micro-batches: need --executor pipelined or auto")
+                raise ValueError(
+                    "depth, micro-batches: need --executor pipelined or auto, or --distributed"
+                )
             return
+        if self.depth is not None and self.executor == "distributed":
+            raise ValueError("depth: with --distributed it is the number of ranks")
         if self.depth is not None:
             _at_least("depth", self.depth, 1)
             if self.depth > self.blocks:

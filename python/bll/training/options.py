@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bll.training.checkpoint import CheckpointError
+from bll.errors import CheckpointError
 from bll.training.config import TrainConfig, default_batch_size
 
 # Where the files lie may change between two parts of a run; their content is verified anyway.

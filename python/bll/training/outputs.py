@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bll.atomic import write_atomically
 from bll.bench.energy_run import RunEnergy
 from bll.training import machine
-from bll.training.atomic import write_atomically
 from bll.training.checkpoint import tensor_bytes
 from bll.training.curves import draw_curves
 from bll.training.history import EpochRecord

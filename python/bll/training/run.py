@@ -9,7 +9,8 @@ from typing import Any
 
 from bll.bench.energy_run import RunEnergy
 from bll.data import load_dataset
-from bll.training.checkpoint import INDEX, CheckpointError, load_checkpoint, save_checkpoint
+from bll.errors import CheckpointError
+from bll.training.checkpoint import INDEX, load_checkpoint, save_checkpoint
 from bll.training.options import new_config, resumed_config
 from bll.training.outputs import (
     CHECKPOINT,
@@ -58,6 +59,8 @@ class Run:
                 f"out: {out} already holds a run; --resume continues it, --overwrite replaces it"
             )
         trainer = Trainer(config, load_dataset(config.dataset, config.data_dirs))
+        if not trainer.leads:
+            return cls(out, trainer)
         _make_directory(out)
         if overwrite:
             _remove_run(out)
@@ -84,7 +87,9 @@ class Run:
         return cls(out, trainer)
 
     def save(self) -> None:
-        """Write the checkpoint, and the metrics of the epochs that are over."""
+        """Write the checkpoint, and the metrics of the epochs that are over, if this rank leads."""
+        if not self.trainer.leads:
+            return
         save_checkpoint(self.out / CHECKPOINT, *capture(self.trainer))
         write_metrics(self.out, self.trainer)
 
@@ -107,8 +112,13 @@ class Run:
             self.save()
         return finished
 
-    def finish(self) -> dict[str, Any]:
-        """Write weights, metrics, curves and summary of a finished run; return the summary."""
+    def finish(self) -> dict[str, Any] | None:
+        """Write weights, metrics, curves and summary of a finished run; return the summary.
+
+        None on a rank that does not lead.
+        """
+        if not self.trainer.leads:
+            return None
         write_metrics(self.out, self.trainer)
         return write_results(self.out, self.trainer, self.energy)
 

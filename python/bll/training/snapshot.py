@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bll.data import SamplerState
-from bll.training.checkpoint import CheckpointError
+from bll.errors import CheckpointError
 from bll.training.history import EpochRecord
 from bll.training.trainer import Trainer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -21,6 +21,9 @@ from bll.training.schedule import one_cycle
 from bll.training.updates import GroupUpdates
 from bll_kernels.optim import BlockAdam
 from bll_kernels.pipeline.executor import Executor
+
+if TYPE_CHECKING:
+    from bll.training.ranks import Ranks
 
 
 class TrainingError(RuntimeError):
@@ -54,6 +57,14 @@ def select_device(name: str) -> torch.device:
     return device
 
 
+def _join_ranks(device: str) -> int:
+    # Imported only here, so that training needs no torch.distributed otherwise.
+    from bll.training.ranks import join
+
+    rank: int = join(device)
+    return rank
+
+
 class Trainer:
     """One run of one network on one image set.
 
@@ -69,6 +80,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, data: ImageData) -> None:
         self.config = config
+        self.rank = _join_ranks(config.device) if config.executor == "distributed" else 0
         self.device = select_device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -104,7 +116,9 @@ class Trainer:
             seed=config.seed,
         )
         self.optimizer = BlockAdam(param_groups(self.model, lr=config.lr))
-        self.executor = None if config.executor == "sequential" else self._make_executor()
+        self.ranks = self._make_ranks() if config.executor == "distributed" else None
+        runs_here = config.executor in ("pipelined", "auto")
+        self.executor = self._make_executor() if runs_here else None
         self.history: list[EpochRecord] = []
         self.losses = LossMeter(self.device)
         self.timer = StepTimer(self.device)
@@ -121,9 +135,16 @@ class Trainer:
             seed=self.config.seed,
         )
 
+    def _make_ranks(self) -> Ranks:
+        from bll.training.ranks import Ranks as Made
+
+        return Made(self.model, self.optimizer, self.config, self.train.images[:1], self.threads)
+
     @property
     def depth(self) -> int:
-        """Blocks in flight."""
+        """Blocks in flight; ranks of a distributed run."""
+        if self.ranks is not None:
+            return self.ranks.count
         return 1 if self.executor is None else self.executor.depth
 
     @property
@@ -152,6 +173,11 @@ class Trainer:
         """Whether every epoch is trained and evaluated."""
         return len(self.history) == self.config.epochs
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.rank == 0
+
     def run(self, observer: Observer, should_stop: Callable[[], bool]) -> bool:
         """Train until the last epoch is over or ``should_stop`` says so.
 
@@ -165,8 +191,13 @@ class Trainer:
             TrainingError: The loss is no longer a finite number.
         """
         self.model.train()
+        if self.ranks is not None:
+            should_stop = self.ranks.agreed(should_stop)
         while not self.is_finished:
-            if not self._train_epoch(observer, should_stop):
+            is_over = self._train_epoch(observer, should_stop)
+            if self.ranks is not None:
+                self.ranks.collect(self.losses)
+            if not is_over:
                 return False
             started = time.perf_counter()
             accuracy = evaluate(
@@ -198,6 +229,10 @@ class Trainer:
         images, labels = self.train.images[indices], self.train.labels[indices]
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        if self.ranks is not None:
+            self.ranks.step(images, labels, self.steps_done - 1)
+            self.timer.stop()
+            return
         if self.executor is not None:
             # Random numbers depend on the step, so that a resumed run draws the same ones.
             self.executor.batches_done = self.steps_done - 1
