@@ -26,6 +26,8 @@ else:
         def __getattr__(self, name: str) -> object:
             if name.startswith("__") and name not in ("__all__", "__version__"):
                 raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+            if name == "distributed":
+                return importlib.import_module("bll.distributed")
             public = importlib.import_module("bll._public")
             if name != "__all__" and name not in public.__all__:
                 raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")

@@ -4,11 +4,12 @@ from bll.blocks import Block
 from bll.compiling import compile_blocks
 from bll.executor import executor
 from bll.feedback import ClassTable, Message
-from bll.handle import LocalLearning, ShallowBlockWarning
+from bll.handle import LocalLearning
 from bll.locality import LocalityError
 from bll.optim import clip_grad_norm_, param_groups
 from bll.output import LocalOutput
 from bll.rules import Rule, get_rule, rule_names
+from bll.shallow import ShallowBlockWarning
 from bll.state import load, save
 from bll.wrap import unwrap, wrap
 from bll_kernels._version import __version__

@@ -98,14 +98,3 @@ def checked_names(model: nn.Module, blocks: Sequence[str]) -> tuple[str, ...]:
         if names.count(name) > 1:
             raise ValueError(f"blocks: {name!r} is named {names.count(name)} times")
     return names
-
-
-def shallow_blocks(blocks: Sequence[Block]) -> list[Block]:
-    """Return the blocks before the last that are too shallow to learn a good feature.
-
-    Such is a block with at most one weighted layer where the others have two or more on average: a
-    stem cut off from the first stage. A network of single layers has none.
-    """
-    total = sum(block.layers for block in blocks)
-    others = len(blocks) - 1
-    return [b for b in blocks[:-1] if b.layers <= 1 and total - b.layers >= 2 * others]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, cast
@@ -13,22 +12,19 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from bll.backward_path import BackwardPath
-from bll.blocks import Block, shallow_blocks
+from bll.blocks import Block
 from bll.chain import why_not_apart
 from bll.cutting import EarlierTensorsCut
-from bll.features import latents, select_logits
+from bll.features import select_logits
 from bll.feedback import Message
 from bll.hooks import keep_cuts_last, remove_hooks
 from bll.locality import LocalityError, survey_blocks
+from bll.losses import error_loss, local_loss
 from bll.output import LocalOutput
 from bll.rules.base import Rule
+from bll.shallow import warn_of_shallow_blocks
 from bll.table import block_records, block_text
 from bll.tokens import TokenOptions
-from bll_kernels.functional.weights import row_weights
-
-
-class ShallowBlockWarning(UserWarning):
-    """A block is too shallow to learn a good feature, such as a stem cut off from its stage."""
 
 
 class _Step:
@@ -119,7 +115,7 @@ class LocalLearning(nn.Module):
         self.why_in_place = why_not_apart(model, [b.cut for b in blocks if b.cut], self.rule)
         self.ready = True
         if self.rule.cuts:
-            _warn_of_shallow(blocks)
+            warn_of_shallow_blocks(blocks)
 
     def _messages(self) -> list[Message | None]:
         """Return the message of each block; the last has none."""
@@ -215,37 +211,25 @@ class LocalLearning(nn.Module):
         return self._local_loss(index, output, labels)
 
     def _local_loss(self, index: int, output: Any, labels: Tensor) -> Tensor:
-        block = self.blocks[index]
-        if block.feature is None:
-            raise RuntimeError(f"block {block.name!r} has no feature to take a local loss on")
-        feature = latents(output, block.feature)
         message = self._messages()[index]
-        labels = labels.to(feature.device, non_blocking=True)
-        feature, labels, weight = self.tokens.rows(feature, labels)
-        if weight is None:
-            return self.rule.loss(feature, labels, message, block.feature.pool)
-        with row_weights(weight) as weights:
-            loss = self.rule.loss(feature, labels, message, block.feature.pool)
-        if not weights.used:
-            raise ValueError(
-                f"ignore_index: rule {self.rule.name!r} cannot leave positions out; wrap with "
-                "ignore_index=None"
-            )
-        return loss
+        return local_loss(self.rule, self.blocks[index], message, self.tokens, output, labels)
 
     def _error_losses(self, step: _Step, logits: Tensor) -> None:
         """Take the losses that waited for the gradient of the model's loss to its logits."""
         leaf = logits.detach().requires_grad_()
         with torch.enable_grad():
             (error,) = torch.autograd.grad(self._cross_entropy(leaf, step.labels), leaf)
+        messages = self._messages()
         for index, (name, output) in enumerate(step.waiting.items()):
-            spec = self.blocks[index].feature
-            if spec is None:
-                raise RuntimeError(f"block {name!r} has no feature to take a local loss on")
-            feature = latents(output, spec)
-            message = self._messages()[index]
-            there = error.to(feature.device, non_blocking=True)
-            step.losses[name] = self.rule.error_loss(feature, there, message, spec.pool)
+            step.losses[name] = error_loss(
+                self.rule,
+                self.blocks[index],
+                messages[index],
+                self.tokens,
+                output,
+                step.labels,
+                error,
+            )
 
     def end_step(self, output: Any) -> LocalOutput | None:
         """Close the step: the last block's cross-entropy, the sum, the output object."""
@@ -299,17 +283,6 @@ class LocalLearning(nn.Module):
     def extra_repr(self) -> str:
         """One line for `print(model)`."""
         return f"rule={self.rule.name}, blocks={[block.name for block in self.blocks]}"
-
-
-def _warn_of_shallow(blocks: tuple[Block, ...]) -> None:
-    for block in shallow_blocks(blocks):
-        warnings.warn(
-            f"block {block.name!r} holds {block.layers} weighted layer(s), the {len(blocks) - 1} "
-            f"others {sum(b.layers for b in blocks) - block.layers}: so shallow a block learns a "
-            "poor feature and costs accuracy; name a later module as its end",
-            ShallowBlockWarning,
-            stacklevel=2,
-        )
 
 
 def _detached_copy(tensor: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ from typing import Any, cast
 
 from torch import nn
 
-from bll.blocks import Block, find_cuts, shallow_blocks
+from bll.blocks import Block, find_cuts
 from bll.locality import LocalityError, survey_blocks
 from bll.measure import unit_seconds
 from bll.rules.base import Rule
+from bll.shallow import shallow_blocks
 from bll.trace import Trace, run_traced
 from bll.units import Unit, automatic_cuts, balanced, grouped, parameter_cost, top_children
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bll.atomic import write_atomically
 from bll.bench.run import (
     QUICK_ROUNDS,
     QUICK_SECONDS,
@@ -21,7 +22,6 @@ from bll.bench.run import (
 from bll.bench.suites import SUITES, tasks_under
 from bll.bench.table import print_tables
 from bll.commands.errors import CommandError
-from bll.training.atomic import write_atomically
 
 
 def bench(

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bll.atomic import write_atomically
 from bll.commands.errors import CommandError
 from bll.executor import executor
 from bll.models import build_network
 from bll.timeline import draw_timeline
-from bll.training.atomic import write_atomically
 from bll.training.machine import processor_name
 from bll.wrap import wrap
 from bll_kernels.optim import BlockAdam

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from bll.atomic import write_atomically
 from bll.bench.report.figures import pictures
 from bll.bench.report.markdown import accuracy_lines, markdown, training_lines
 from bll.bench.report.page import page, table_from_markdown
 from bll.bench.report.read import read
-from bll.training.atomic import write_atomically
 
 PAGE, TABLE = "report.html", "report.md"
 
