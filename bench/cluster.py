@@ -1,6 +1,6 @@
 """Step time, utilisation and traffic of 2 to 1,024 ranks, by simulation: table and pictures.
 
-    python -m bench.cluster --out bench/results/ranks --pictures docs/images
+    python -m bench.cluster --out bench/results/ranks --pictures docs/pictures
 
 Nothing here is measured: times of a stage are given, links are nominal.
 """
