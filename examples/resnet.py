@@ -1,15 +1,16 @@
-"""A ResNet made block-local: it is cut after its stages. Ten steps on random images."""
+"""A ResNet made block-local: it is cut after its stages. Forty steps on random images."""
 
 import torch
 
 import bll
 from bll.models import build_network
 
+torch.manual_seed(0)
 model = build_network("resnet10", (3, 16, 16), 10).model
 images, labels = torch.randn(64, 3, 16, 16), torch.arange(64) % 10
 model = bll.wrap(model, num_classes=10, example=images[:2], verbose=True)
 optimizer = torch.optim.Adam(bll.param_groups(model, lr=2e-3))
-for _ in range(10):
+for _ in range(40):
     out = model(images, y=labels)
     out.loss.backward()
     optimizer.step(), optimizer.zero_grad()

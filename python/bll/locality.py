@@ -87,6 +87,8 @@ def _check_order(cuts: Sequence[str], reached: list[str]) -> None:
 def _describe(trace: Trace, cuts: Sequence[str], rule: Rule) -> tuple[Block, ...]:
     names = [*cuts, last_block_name(cuts)]
     features = [_feature(trace, index, name) for index, name in enumerate(names)]
+    if rule.local:
+        _check_batch(names, features)
     if rule.cuts:
         _check_checkpointing(names, features)
     reach = [_reached_parameters(trace.model, feature) for feature in features]
@@ -173,6 +175,16 @@ def _weighted_modules(trace: Trace) -> list[int]:
     ran = {(call.block, call.name) for call in trace.calls if has_weight(modules[call.name])}
     counts = Counter(block for block, _ in ran)
     return [counts[index] for index in range(len(trace.cuts) + 1)]
+
+
+def _check_batch(names: list[str], features: list[Tensor]) -> None:
+    for name, feature in zip(names[:-1], features, strict=False):
+        if len(feature) != len(features[-1]):
+            raise LocalityError(
+                f"block {name!r}: expected an output with one row per sample, as the model's "
+                f"{list(features[-1].shape)}; got {list(feature.shape)}",
+                [name],
+            )
 
 
 def _check_checkpointing(names: list[str], features: list[Tensor]) -> None:

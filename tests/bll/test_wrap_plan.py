@@ -211,3 +211,19 @@ def test_counts_reach_into_modules_that_hold_a_container():
 
     model = bll.wrap(Headed(), 3, num_classes=3, example=torch.zeros(2, 4, dtype=torch.long))
     assert len(model.bll.blocks) == 3
+
+
+def test_an_output_that_has_other_rows_than_the_batch_is_refused():
+    class Patches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            return self.head(x.mean(dim=1))
+
+    with pytest.raises(bll.LocalityError, match=r"'layers.0': .* \[2, 3\]; got \[10, 4\]"):
+        bll.wrap(Patches(), num_classes=3, example=torch.zeros(2, 5, 4))

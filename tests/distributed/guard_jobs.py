@@ -114,13 +114,14 @@ def mismatch(rank: int, world: int, what: str) -> tuple[str, str]:
 def plant(stage: bll.distributed.Stage, how: str, at: int, mark: str) -> None:
     """Make this rank's first block end in its forward number `at`, and write down when."""
     done = [0]
+    step = stage.steps[0]
+    inner = step.forward
 
-    def trouble(module: Any, args: Any, output: torch.Tensor) -> None:
-        if output.is_meta:
-            return
+    def trouble(x: torch.Tensor, labels: torch.Tensor) -> Any:
+        found = inner(x, labels)
         done[0] += 1
         if done[0] != 1 + at:
-            return
+            return found
         Path(mark).write_text(repr(time.monotonic()))
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -128,7 +129,7 @@ def plant(stage: bll.distributed.Stage, how: str, at: int, mark: str) -> None:
             time.sleep(600)
         raise ArithmeticError("planted")
 
-    stage.own[0].children[0].register_forward_hook(trouble)
+    step.forward = trouble
 
 
 def resumable(

@@ -28,6 +28,7 @@ def stage(
     mesh: DeviceMesh | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     recipe: Mapping[str, Any] | None = None,
+    local_step: str = "auto",
 ) -> Stage:
     """Return this rank's part of a wrapped `nn.Sequential`; every rank calls it alike.
 
@@ -48,6 +49,8 @@ def stage(
             gradients are means over the replicas.
         timeout: Seconds a rank waits for another one.
         recipe: Options of the caller that must be equal on all ranks, as values JSON can hold.
+        local_step: As in `bll.executor`. Replicas of a block go by autograd, whose backward
+            carries their gradients.
 
     Raises:
         RuntimeError: There is no process group.
@@ -57,7 +60,9 @@ def stage(
             or an option is out of range.
         TypeError: The model is no `nn.Sequential`, or is cut inside a module that is none.
     """
-    options = StageOptions(micro_batches, slots, threads, seed, blocks_per_rank, timeout)
+    options = StageOptions(
+        micro_batches, slots, threads, seed, blocks_per_rank, timeout, local_step
+    )
     if not isinstance(example, Tensor) or example.dim() < 1 or len(example) < 1:
         raise TypeError(f"example: expected a tensor of samples [n, ...], got {example!r:.80}")
     found = Stage(model, optimizer_factory, example[:1].detach(), find_layout(mesh), options)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bll.distributed.groups import DEFAULT_TIMEOUT
+from bll_kernels.pipeline.traced import LOCAL_STEPS
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class StageOptions:
     seed: int = 0
     blocks_per_rank: Sequence[int] | None = None
     timeout: float = DEFAULT_TIMEOUT
+    local_step: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse options out of their range with a `ValueError` that names the option."""
@@ -29,6 +31,10 @@ class StageOptions:
                 raise ValueError(f"{name}: expected an int of at least 1, got {count!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"seed: expected an int of at least 0, got {self.seed!r}")
+        if self.local_step not in LOCAL_STEPS:
+            raise ValueError(
+                f"local_step: expected one of {', '.join(LOCAL_STEPS)}, got {self.local_step!r}"
+            )
         if not self.timeout > 0:
             raise ValueError(f"timeout: expected a positive number, got {self.timeout!r}")
 

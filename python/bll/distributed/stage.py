@@ -90,7 +90,7 @@ class Stage:
         """As the executor runs it; gradients of replicas travel in autograd's backward."""
         if block.group is not None:
             return AutogradStep(block, optimizer, self.micro_batches)
-        return make_step(block.block, optimizer, self.micro_batches, "auto")
+        return make_step(block.block, optimizer, self.micro_batches, self.options.local_step)
 
     @property
     def is_first(self) -> bool:
