@@ -22,11 +22,11 @@ CIBUILDWHEEL ?= cibuildwheel>=2.21
 WHEELS ?= dist/*.whl
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint bench gpu gpu-compare wheels wheel-audit clean
+.PHONY: help demo test test-long test-torch lint bench gpu gpu-compare wheels wheel-audit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "targets: demo test test-long lint bench gpu gpu-compare wheels wheel-audit clean"
+	@echo "targets: demo test test-long test-torch lint bench gpu gpu-compare wheels wheel-audit clean"
 
 demo:
 	@python=$$(sh tools/environment.sh train "$(TORCH)") && \
@@ -48,6 +48,15 @@ test-long:
 	    "$$python" -m pytest $(WORKERS) --timeout 7200 $(ARGS) && echo "exit 0" || echo "failed"; } 2>&1 | \
 	tee runs/test-long.log
 	@tail -n 1 runs/test-long.log | grep -qx "exit 0"
+
+# Autograd, op checks and compiled gradients under exactly TORCH: what a torch may change under us.
+test-torch:
+	@python=$$(sh tools/environment.sh test "$(TORCH)") && \
+	"$$python" -c 'import sys, torch; found = "torch==" + torch.__version__.split("+")[0]; \
+	    sys.exit(None if found == "$(TORCH)" else f"expected $(TORCH), found {found}")' && \
+	BLL_REQUIRE="$$(sh tools/required_backends.sh)" \
+	    "$$python" -m pytest $(WORKERS) -m "not long" $(ARGS) tests/test_autograd.py \
+	    tests/test_ops_registration.py tests/test_compiled_gradients.py
 
 lint:
 	@python=$$(sh tools/environment.sh dev "$(TORCH)") && sh tools/lint.sh "$$python"
