@@ -129,6 +129,9 @@ def test_committed_results_are_read(tmp_path):
     assert first["peers"]["eager formula"]["ratio"] == pytest.approx(5.4508, abs=1e-4)
     assert first["bound_by"] == "copy" and first["of_limit"] == pytest.approx(0.1219, abs=1e-3)
     assert len(found.accuracy) >= 20
+    assert "mlp-4-512-128.csv" in {path.name for path in found.other}
+    with pytest.raises(ValueError, match="is not an accuracy table"):
+        read([ROOT / "bench" / "results" / "executor" / "mlp-4-512-128.csv"])
     assert len(pictures(found)) >= 5
     for shown in found.runs:
         for each in shown["entries"]:

@@ -113,7 +113,7 @@ def test_options_that_do_not_fit(change, message):
         ({"rule": "hebb"}, "rule: expected one of"),
         ({"family": "cauchy"}, "cauchy"),
         ({"rule": "bp", "family": "gaussian"}, "family"),
-        ({"executor": "graphed"}, "executor: expected one of sequential, pipelined, auto, got"),
+        ({"executor": "graphed"}, "executor: expected one of sequential, pipelined, auto, distr"),
         ({"depth": 2}, "depth, micro-batches: need --executor pipelined"),
         ({"micro_batches": 2}, "depth, micro-batches: need --executor pipelined"),
         ({"executor": "pipelined", "depth": 9}, "depth: expected at most 3 blocks, got 9"),

@@ -159,4 +159,7 @@ def markdown(found: Measurements) -> str:
         lines += training_lines(found.trainings)
     if found.accuracy:
         lines += accuracy_lines(found.accuracy)
+    if found.other:
+        names = ", ".join(f"`{path.name}`" for path in found.other)
+        lines += ["", f"Other files, left out: {names}."]
     return "\n".join(lines).rstrip() + "\n"

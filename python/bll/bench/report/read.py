@@ -29,11 +29,17 @@ class Measurements:
         runs: Benchmark runs, each with ``source``, ``conditions`` and ``entries``.
         trainings: Summaries of training runs, each with ``source``.
         accuracy: Rows of accuracy tables, each with ``source``.
+        other: Files below the folders that are no measurement of these kinds.
     """
 
     runs: list[dict[str, Any]] = field(default_factory=list)
     trainings: list[dict[str, Any]] = field(default_factory=list)
     accuracy: list[dict[str, str]] = field(default_factory=list)
+    other: list[Path] = field(default_factory=list)
+
+
+class UnknownForm(ValueError):
+    """A file is in no form the report knows."""
 
 
 def files_below(paths: Sequence[Path]) -> list[Path]:
@@ -65,26 +71,35 @@ def read(paths: Sequence[Path]) -> Measurements:
     """Reads files and folders.
 
     Raises:
-        ValueError: A file cannot be read, or is in no known form.
+        ValueError: A file cannot be read, or one that is named is in no known form.
     """
     found = Measurements()
     for path in files_below(paths):
         try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"path: {path} cannot be read: {error}") from error
-        if path.suffix == ".csv":
-            found.accuracy += _accuracy(path, text)
-            continue
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"path: {path} is not JSON: {error}") from error
-        try:
-            _sort(found, path, data)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"path: {path} lacks what its form needs: {error!r}") from error
+            _take(found, path)
+        except UnknownForm:
+            if path in paths:
+                raise
+            found.other.append(path)
     return found
+
+
+def _take(found: Measurements, path: Path) -> None:
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"path: {path} cannot be read: {error}") from error
+    if path.suffix == ".csv":
+        found.accuracy += _accuracy(path, text)
+        return
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"path: {path} is not JSON: {error}") from error
+    try:
+        _sort(found, path, data)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"path: {path} lacks what its form needs: {error!r}") from error
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -102,13 +117,13 @@ def read_run(path: Path) -> dict[str, Any]:
 def _accuracy(path: Path, text: str) -> list[dict[str, str]]:
     rows = list(csv.DictReader(io.StringIO(text)))
     if not rows or not set(rows[0]) >= ACCURACY_COLUMNS:
-        raise ValueError(f"path: {path} is not an accuracy table")
+        raise UnknownForm(f"path: {path} is not an accuracy table")
     return [{**row, "source": path.name} for row in rows]
 
 
 def _sort(found: Measurements, path: Path, data: Any) -> None:
     if not isinstance(data, dict):
-        raise ValueError(f"path: {path} is in no known form: expected an object")
+        raise UnknownForm(f"path: {path} is in no known form: expected an object")
     if data.get("schema") == SCHEMA:
         run = data
     elif "environment" in data and "entries" in data:
@@ -121,7 +136,7 @@ def _sort(found: Measurements, path: Path, data: Any) -> None:
         found.trainings.append({**data, "source": path.parent.name or path.name})
         return
     else:
-        raise ValueError(f"path: {path} is in no known form")
+        raise UnknownForm(f"path: {path} is in no known form")
     found.runs.append({"left_out": [], **run, "source": path.name})
 
 
