@@ -100,9 +100,9 @@ int64_t product(const std::vector<int64_t>& sizes) {
 Tensor new_empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
   int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle made = nullptr;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_aten_new_empty(like.get(), sizes.data(), static_cast<int64_t>(sizes.size()),
-                                &code, nullptr, nullptr, -1, nullptr, &made));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), sizes.data(),
+                                                   static_cast<int64_t>(sizes.size()), &code,
+                                                   nullptr, nullptr, -1, nullptr, &made));
   return Tensor(made);
 }
 
