@@ -77,6 +77,8 @@ class Run:
             self._fail(interrupt)
             for worker in workers:
                 worker.wait_after_interrupt()
+            # A worker that begins only now finds nothing to do.
+            self.taken = len(self.steps)
             self.error = None
             raise
         error, self.error = self.error, None

@@ -1,8 +1,0 @@
-"""The ranks import `jobs` and `launch` by these names."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
