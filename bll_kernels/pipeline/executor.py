@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from bll_kernels.pipeline.block import Batch, Block, StepResult
@@ -154,11 +155,14 @@ class Executor:
             return []
         if not self._running.acquire(blocking=False):
             raise RuntimeError("executor: a step is in progress in another thread")
+        recording = torch.is_grad_enabled()
         try:
             results = self._run(given, [pair for part in parts for pair in part])
             self.batches_done += len(parts)
             return results
         except BaseException:
+            # An interrupt inside torch.no_grad may leave it switched on.
+            torch.set_grad_enabled(recording)
             for step in self.steps:
                 step.drop()
             raise
