@@ -22,8 +22,8 @@ from bll_kernels.pipeline.simplify import attribute
 
 aten = torch.ops.aten
 
-# The same operations through torch's own argument parser, which takes 1 to 3 us less per call than
-# that of an operator overload.
+# The same operations through torch's own argument parser, which costs less per call than that of an
+# operator overload.
 _DIRECT: Final[dict[Any, Callable[..., Any]]] = {
     aten.add.Tensor: torch.add,
     aten.addmm.default: torch.addmm,
