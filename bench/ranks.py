@@ -38,7 +38,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import bll
 import bll.distributed
-from bench.measure import environment
+from bll.bench.conditions import conditions
 from bll_kernels.optim import BlockAdam
 from bll_kernels.pipeline.cluster import Conditions, Link, StageTimes, run_cluster
 
@@ -222,11 +222,11 @@ def stage_times(setting: Setting, rank: int) -> StageTimes:
     times: dict[str, list[float]] = {"forward": [], "loss": [], "backward": [], "update": []}
     for _ in range(30):
         moments = [time.process_time()]
-        output, saved = step.forward(x)
+        _, saved = step.forward(x, labels)
         moments.append(time.process_time())
-        _, gradient = step.loss(output, labels, saved)
+        _, saved = step.loss(saved)
         moments.append(time.process_time())
-        step.backward(gradient, saved)
+        step.backward(saved)
         moments.append(time.process_time())
         step.update()
         moments.append(time.process_time())
@@ -340,7 +340,7 @@ def main() -> None:
     rows = summarise(setting, timing, memory)
     report = {
         "setting": asdict(setting),
-        "machine": environment(),
+        "machine": conditions("cpu", "wall clock of rounds that take turns"),
         "load": os.getloadavg(),
         "rows": rows,
         "stages": [rank["stage"] for rank in timing],

@@ -1,5 +1,5 @@
 // Adam, AdamW and SGD with momentum over many tensors, each element read and written once. The
-// formulas and the order of their rounding are those of torch.optim's fused kernels.
+// formulas and the order of their rounding are those of the fused optimisers of PyTorch.
 #include "cuda/access.h"
 #include "cuda/launch.h"
 #include "cuda/optim.h"
