@@ -17,8 +17,8 @@ import queue
 import resource
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -26,149 +26,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.pipelining import (
-    PipelineStage,
-    Schedule1F1B,
-    ScheduleGPipe,
-    ScheduleInterleavedZeroBubble,
-)
-from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 
-import bll
-import bll.distributed
+from bench.ranks.calibrate import stage_times, transfer_seconds
+from bench.ranks.methods import LIMIT, METHODS, Setting, make
 from bll.bench.conditions import conditions
-from bll_kernels.optim import BlockAdam
 from bll_kernels.pipeline.cluster import Conditions, Link, StageTimes, run_cluster
-
-CLASSES = 10
-#: Seconds after which the ranks are killed.
-LIMIT = 1500
-METHODS = ("local", "gpipe", "1f1b", "zero-bubble", "ddp")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is trained: on each rank `layers` linear layers with ReLU."""
-
-    ranks: int = 2
-    layers: int = 2
-    width: int = 512
-    batch: int = 512
-    micro_batches: int = 8
-    steps: int = 10
-    rounds: int = 5
-
-
-class CountingStage(PipelineStage):
-    """Counts the bytes it sends."""
-
-    bytes_sent = 0
-
-    def _counted(self, ops: list[dist.P2POp]) -> list[dist.P2POp]:
-        self.bytes_sent += sum(op.tensor.numel() * op.tensor.element_size() for op in ops)
-        return ops
-
-    def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
-        """Activations to the next rank."""
-        return self._counted(super().get_fwd_send_ops(fwd_chunk_id))
-
-    def get_bwd_send_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
-        """Gradients to the rank before."""
-        return self._counted(super().get_bwd_send_ops(bwd_chunk_id))
-
-
-def parts(setting: Setting) -> list[nn.Sequential]:
-    """The layers of every rank, from a fixed seed."""
-    torch.manual_seed(0)
-    found = []
-    for rank in range(setting.ranks):
-        layers: list[nn.Module] = []
-        for _ in range(setting.layers):
-            layers += [nn.Linear(setting.width, setting.width), nn.ReLU()]
-        if rank == setting.ranks - 1:
-            layers.append(nn.Linear(setting.width, CLASSES))
-        found.append(nn.Sequential(*layers))
-    return found
-
-
-class Runner:
-    """One method on this rank: `step` trains a batch and returns when this rank may go on."""
-
-    def __init__(
-        self, step: Callable[[], Any], sent: Callable[[], int], end: Callable[[], Any]
-    ) -> None:
-        self.step, self.sent, self.end = step, sent, end
-
-
-def make(method: str, setting: Setting, rank: int) -> Runner:
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(setting.batch, setting.width, generator=generator)
-    labels = torch.randint(0, CLASSES, (setting.batch,), generator=generator)
-    if method == "local":
-        return _local(setting, x, labels)
-    if method == "ddp":
-        return _ddp(setting, rank, x, labels)
-    return _pipeline(method, setting, rank, x, labels)
-
-
-def _local(setting: Setting, x: Tensor, labels: Tensor) -> Runner:
-    model = nn.Sequential(*parts(setting))
-    names = [str(rank) for rank in range(setting.ranks - 1)]
-    model = bll.wrap(model, names, num_classes=CLASSES, example=x[:2])
-    stage = bll.distributed.stage(
-        model, BlockAdam, example=x, micro_batches=setting.micro_batches, timeout=LIMIT
-    )
-    return Runner(lambda: stage.step(x, labels), lambda: stage.traffic.bytes_sent, stage.close)
-
-
-def _pipeline(method: str, setting: Setting, rank: int, x: Tensor, labels: Tensor) -> Runner:
-    part = parts(setting)[rank]
-    optimizer = BlockAdam(part.parameters())
-    size = setting.batch // setting.micro_batches
-    # What crosses a border must say that it wants a gradient, or none is sent back.
-    inside = torch.empty(size, setting.width, device="meta").requires_grad_(rank > 0)
-    last = rank == setting.ranks - 1
-    out = torch.empty(size, CLASSES if last else setting.width, device="meta").requires_grad_()
-    stage = CountingStage(part, rank, setting.ranks, torch.device("cpu"), inside, out)
-    count = setting.micro_batches
-    if method == "gpipe":
-        schedule: Any = ScheduleGPipe(stage, count, loss_fn=cross_entropy)
-    elif method == "1f1b":
-        schedule = Schedule1F1B(stage, count, loss_fn=cross_entropy)
-    else:
-        schedule = ScheduleInterleavedZeroBubble([stage], count, loss_fn=cross_entropy)
-
-    def step() -> None:
-        if rank == 0:
-            schedule.step(x)
-        elif last:
-            schedule.step(target=labels, losses=[])
-        else:
-            schedule.step()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return Runner(step, lambda: stage.bytes_sent, dist.barrier)
-
-
-def _ddp(setting: Setting, rank: int, x: Tensor, labels: Tensor) -> Runner:
-    model = DistributedDataParallel(nn.Sequential(*parts(setting)))
-    optimizer = BlockAdam(model.parameters())
-    own = slice(rank, None, setting.ranks)
-    steps = [0]
-    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
-
-    def step() -> None:
-        cross_entropy(model(x[own]), labels[own]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        steps[0] += 1
-
-    # A ring all-reduce sends every gradient 2 (n - 1) / n times.
-    per_step = 2 * (setting.ranks - 1) * parameters // setting.ranks
-    return Runner(step, lambda: per_step * steps[0], dist.barrier)
 
 
 def _join(rank: int, setting: Setting, port: int) -> None:
@@ -203,47 +65,10 @@ def _timing(rank: int, setting: Setting, port: int, results: Queue[Any]) -> None
             cpu = time.process_time() - cpu
             per_step = (runner.sent() - sent) / setting.steps
             found[method].append({"wall": wall, "cpu": cpu, "bytes": per_step})
-    results.put((rank, {"rounds": found, "stage": asdict(stage_times(setting, rank))}))
+    own = {"stage": asdict(stage_times(setting, rank)), "transfer": transfer_seconds(setting, rank)}
+    results.put((rank, {"rounds": found, **own}))
     dist.barrier()
     dist.destroy_process_group()
-
-
-def stage_times(setting: Setting, rank: int) -> StageTimes:
-    """One rank's work on a micro-batch, alone: medians of CPU seconds."""
-    x = torch.randn(setting.batch // setting.micro_batches, setting.width)
-    labels = torch.zeros(len(x), dtype=torch.int64)
-    model = bll.wrap(
-        nn.Sequential(*parts(setting)),
-        [str(r) for r in range(setting.ranks - 1)],
-        num_classes=CLASSES,
-        example=x[:2],
-    )
-    step = bll.executor(model, BlockAdam).steps[rank]
-    times: dict[str, list[float]] = {"forward": [], "loss": [], "backward": [], "update": []}
-    for _ in range(30):
-        moments = [time.process_time()]
-        _, saved = step.forward(x, labels)
-        moments.append(time.process_time())
-        _, saved = step.loss(saved)
-        moments.append(time.process_time())
-        step.backward(saved)
-        moments.append(time.process_time())
-        step.update()
-        moments.append(time.process_time())
-        for name, start, end in zip(times, moments, moments[1:], strict=False):
-            times[name].append(end - start)
-    median = {name: statistics.median(values) for name, values in times.items()}
-    # A block's backward is all weights' gradients and all inputs' but those of its first layer.
-    layers = setting.layers
-    share = median["backward"] / (2 * layers - 1)
-    return StageTimes(
-        median["forward"],
-        median["loss"],
-        layers * share,
-        layers * share,
-        median["update"],
-        skipped=1 / layers,
-    )
 
 
 def _memory(rank: int, setting: Setting, port: int, results: Queue[Any], method: str) -> None:
@@ -296,7 +121,9 @@ def summarise(setting: Setting, timing: list[Any], memory: dict[str, list[Any]])
     samples = setting.steps * setting.batch
     stages = [StageTimes(**rank["stage"]) for rank in timing]
     border = 4.0 * setting.width * setting.batch / setting.micro_batches
-    conditions = Conditions(Link("loopback", 0.0, 2e9), border)
+    # Sending and receiving cost both processors: a transfer keeps its link for as long.
+    link = Link("loopback", 0.0, border / timing[0]["transfer"])
+    assumed = Conditions(link, border)
     rows = []
     for method in METHODS:
         rounds = [rank["rounds"][method] for rank in timing]
@@ -318,7 +145,7 @@ def summarise(setting: Setting, timing: list[Any], memory: dict[str, list[Any]])
         }
         if method != "ddp":
             estimate = run_cluster(
-                method, stages, conditions, micro_batches=setting.micro_batches, batches=8
+                method, stages, assumed, micro_batches=setting.micro_batches, batches=8
             )
             row["simulated_samples_per_s"] = setting.batch / estimate.step_seconds
             row["of_simulated"] = row["samples_per_s"] / row["simulated_samples_per_s"]
@@ -326,13 +153,13 @@ def summarise(setting: Setting, timing: list[Any], memory: dict[str, list[Any]])
     return rows
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     for name, value in asdict(Setting()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
-    options = vars(parser.parse_args())
+    options = vars(parser.parse_args(words))
     out = options.pop("out")
     setting = Setting(**options)
     timing = launch(_timing, setting)
@@ -344,6 +171,7 @@ def main() -> None:
         "load": os.getloadavg(),
         "rows": rows,
         "stages": [rank["stage"] for rank in timing],
+        "transfer_seconds": timing[0]["transfer"],
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / f"ranks-{setting.ranks}.json").write_text(json.dumps(report, indent=1) + "\n")

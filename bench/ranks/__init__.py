@@ -1,0 +1,1 @@
+"""Training over ranks side by side; `python -m bench.ranks`."""
