@@ -11,7 +11,7 @@ alone, right behind its gradients.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -49,21 +49,28 @@ class _BlockOptimizer(Optimizer, ABC):
         # Aliases of the state, built again where they are needed.
         return {k: v for k, v in super().__getstate__().items() if k != "_lists"}
 
-    def _gather(self, index: int) -> tuple[Lists, list[Tensor]]:
+    def _gather(
+        self, index: int, gradients: Sequence[Tensor | None]
+    ) -> tuple[Lists | None, list[Tensor]]:
+        """What the kernel takes: the group's lists, and the gradients that are there."""
+        given = [gradient for gradient in gradients if gradient is not None]
+        lists = self._lists.get(index)
+        if lists is not None and len(given) == len(gradients):
+            return lists, given
+        self._lists.pop(index, None)
+        if not given:
+            return None, given
         parameters = self.param_groups[index]["params"]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        whole = len(gradients) == len(parameters)
-        lists = self._lists.pop(index, None) if not whole else self._lists.get(index)
-        if lists is None or not whole:
-            lists = self._build([p for p in parameters if p.grad is not None], index)
-            if whole:
-                self._lists[index] = lists
-        return lists, gradients
+        some = [p for p, g in zip(parameters, gradients, strict=True) if g is not None]
+        lists = self._build(some, given, index)
+        if len(given) == len(gradients):
+            self._lists[index] = lists
+        return lists, given
 
-    def _build(self, parameters: list[Tensor], index: int) -> Lists:
-        for p in parameters:
-            if p.grad is not None and p.grad.layout != torch.strided:
-                raise TypeError(f"gradient: expected a dense tensor, got {p.grad.layout}")
+    def _build(self, parameters: list[Tensor], gradients: list[Tensor], index: int) -> Lists:
+        for p, gradient in zip(parameters, gradients, strict=True):
+            if gradient.layout != torch.strided:
+                raise TypeError(f"gradient: expected a dense tensor, got {gradient.layout}")
             if not p.is_floating_point():
                 raise TypeError(f"parameter: expected a floating dtype, got {p.dtype}")
         for p in parameters:
@@ -111,10 +118,27 @@ class _BlockOptimizer(Optimizer, ABC):
         """
         if (inverse_scale is None) != (found_inf is None):
             raise ValueError("inverse_scale, found_inf: expected both or neither")
-        lists, gradients = self._gather(index)
-        if not gradients:
+        group = self.param_groups[index]
+        lists, gradients = self._gather(index, [p.grad for p in group["params"]])
+        if lists is not None:
+            self._update(group, lists, gradients, inverse_scale, found_inf)
+
+    def step_with(self, gradients: Sequence[Tensor | None], index: int = 0) -> None:
+        """Update one block from gradients that are at hand, not from those of its parameters.
+
+        Args:
+            gradients: One for each parameter of the group, of its shape, or None.
+            index: Group of the block.
+        """
+        group = self.param_groups[index]
+        lists, given = self._gather(index, gradients)
+        if lists is None:
             return
-        self._update(self.param_groups[index], lists, gradients, inverse_scale, found_inf)
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                self._update(group, lists, given, None, None)
+        else:
+            self._update(group, lists, given, None, None)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every block, one kernel each.
@@ -126,16 +150,9 @@ class _BlockOptimizer(Optimizer, ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.step_blocks()
-        return loss
-
-    def step_blocks(self) -> None:
-        """As `step`, without the hooks and profiler ranges that torch puts around `step`.
-
-        Those take longer than the kernel of a small block.
-        """
         for index in range(len(self.param_groups)):
             self.step_block(index)
+        return loss
 
 
 class BlockAdam(_BlockOptimizer):

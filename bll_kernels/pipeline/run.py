@@ -54,7 +54,8 @@ class Run:
             if before != self.executor.threads:
                 torch.set_num_threads(self.executor.threads)
             try:
-                self._in_turn()
+                with torch.no_grad():
+                    self._in_turn()
             finally:
                 if before != self.executor.threads:
                     torch.set_num_threads(before)
@@ -107,7 +108,8 @@ class Run:
     def _workers(self) -> list[Worker]:
         def work() -> None:
             torch.set_num_threads(self.executor.threads)
-            self._work()
+            with torch.no_grad():
+                self._work()
 
         return [Worker(work, f"bll-worker-{i}") for i in range(self.executor.depth)]
 

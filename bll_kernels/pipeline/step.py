@@ -73,7 +73,8 @@ class AutogradStep:
     def loss(self, saved: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """See `LocalStep`; what is saved is the output with its graph, and its gradient."""
         output, labels = saved
-        loss, gradient = self.block.loss_and_grad(output.detach(), labels)
+        with torch.enable_grad():
+            loss, gradient = self.block.loss_and_grad(output.detach(), labels)
         return loss.detach(), (output, gradient)
 
     def backward(self, saved: tuple[Tensor, Tensor]) -> None:

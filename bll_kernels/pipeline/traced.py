@@ -105,8 +105,8 @@ class TracedStep:
         self.programs: dict[Hashable, Program | None] = {}
         self.reason: str | None = None
         self.micro_batches = micro_batches
-        # An optimiser of this package can be stepped without what torch puts around `step`.
-        self._step: Callable[[], object] = getattr(updater, "step_blocks", updater.step)
+        self._updater = updater
+        self._step_with = _direct_update(updater, self.parameters)
         self._autograd = AutogradStep(block, updater, micro_batches)
         self._sums: list[Tensor | None] | None = None
 
@@ -176,14 +176,20 @@ class TracedStep:
             self._autograd.update()
             return
         sums, self._sums = self._sums, None
-        parts = self.micro_batches
-        for parameter, gradient in zip(self.parameters, sums, strict=True):
-            if parameter.grad is not None:
-                gradient = total(parameter.grad, gradient)
-            if gradient is not None and parts > 1:
-                gradient.div_(parts)
-            parameter.grad = gradient
-        self._step()
+        # Of micro-batches by autograd, and of whatever the user has put there.
+        held = [parameter.grad for parameter in self.parameters]
+        if any(gradient is not None for gradient in held):
+            sums = [total(left, right) for left, right in zip(held, sums, strict=True)]
+        if self.micro_batches > 1:
+            for gradient in sums:
+                if gradient is not None:
+                    gradient.div_(self.micro_batches)
+        if self._step_with is not None:
+            self._step_with(sums)
+        else:
+            for parameter, gradient in zip(self.parameters, sums, strict=True):
+                parameter.grad = gradient
+            self._updater.step()
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -248,6 +254,23 @@ class TracedStep:
         finally:
             torch.set_rng_state(generator)
         return program, found
+
+
+def _direct_update(
+    updater: Updater, parameters: Sequence[Tensor]
+) -> Callable[[Sequence[Tensor | None]], object] | None:
+    """How an updater takes gradients that no parameter holds; None: it does not.
+
+    An optimiser of this package does, without what torch puts around `step`, which takes longer
+    than the kernel of a small block.
+    """
+    step_with: Callable[[Sequence[Tensor | None]], object] | None
+    step_with = getattr(updater, "step_with", None)
+    groups = getattr(updater, "param_groups", None)
+    if step_with is None or groups is None:
+        return step_with
+    known = [[id(p) for p in group["params"]] for group in groups]
+    return step_with if known == [[id(p) for p in parameters]] else None
 
 
 @torch.no_grad()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from operator import attrgetter
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,9 @@ from bll.handle import LocalLearning
 from bll.hooks import check_labels, wrapped_handle
 from bll_kernels.optim import BlockAdam
 from bll_kernels.pipeline.executor import Executor, OptimizerFactory
+
+_TRAINING: Final = attrgetter("training")
+_TRAINED: Final = attrgetter("requires_grad")
 
 
 class WrappedBlock:
@@ -54,15 +59,16 @@ class WrappedBlock:
 
     def buffers(self) -> Sequence[Tensor]:
         """The children's buffers."""
-        held = [owner[name] for owner, name in self._owners]
-        return [buffer for buffer in held if buffer is not None]
+        return [x for owner, name in self._owners if (x := owner[name]) is not None]
 
     def trace_key(self) -> Hashable:
         """Training modes, and where parameters and buffers lie."""
+        # Asked before every forward: loops in C.
         return (
-            tuple([module.training for module in self._modules]),
-            tuple([p.data_ptr() if p.requires_grad else 0 for p in self._parameters]),
-            tuple([buffer.data_ptr() for buffer in self.buffers()]),
+            *map(_TRAINING, self._modules),
+            *map(_TRAINED, self._parameters),
+            *map(Tensor.data_ptr, self._parameters),
+            *map(Tensor.data_ptr, self.buffers()),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -284,9 +285,13 @@ def test_every_gradient_has_memory_of_its_own_in_its_parameter_s_layout(
     seen: list[list[Tensor | None]] = []
 
     class Watched(BlockSGD):
-        def step_blocks(self) -> None:
+        def step(self, closure: Any = None) -> Any:
             seen.append([p.grad for group in self.param_groups for p in group["params"]])
-            super().step_blocks()
+            return super().step(closure)
+
+        def step_with(self, gradients: Sequence[Tensor | None], index: int = 0) -> None:
+            seen.append(list(gradients))
+            super().step_with(gradients, index)
 
     def make(parameters: Sequence[Tensor]) -> Watched:
         return Watched(parameters, lr=0.1, momentum=0.9)

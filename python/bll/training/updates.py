@@ -18,22 +18,30 @@ class GroupUpdates:
     """
 
     def __init__(self, optimizer: BlockAdam, parameters: Sequence[Tensor]) -> None:
-        own = {id(parameter) for parameter in parameters}
+        place = {id(parameter): at for at, parameter in enumerate(parameters)}
         self.optimizer = optimizer
         self.parameters = list(parameters)
-        self.groups = [
-            index
-            for index, group in enumerate(optimizer.param_groups)
-            if any(id(parameter) in own for parameter in group["params"])
-        ]
+        #: By group, where its parameters stand among those of the block.
+        self.groups: dict[int, list[int]] = {}
+        for index, group in enumerate(optimizer.param_groups):
+            places = [place[id(p)] for p in group["params"] if id(p) in place]
+            if places and len(places) < len(group["params"]):
+                raise ValueError(
+                    f"optimizer: expected groups of one block each, got group {index} with "
+                    f"{len(group['params']) - len(places)} parameters of others"
+                )
+            if places:
+                self.groups[index] = places
 
     def step(self) -> None:
         """Update the block."""
         for index in self.groups:
             self.optimizer.step_block(index)
 
-    #: What an executor's traced steps call; there is nothing around `step` to leave out.
-    step_blocks = step
+    def step_with(self, gradients: Sequence[Tensor | None]) -> None:
+        """Update the block from gradients in the order of `parameters`."""
+        for index, places in self.groups.items():
+            self.optimizer.step_with([gradients[at] for at in places], index)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the block's gradients, or zero them in place."""
