@@ -58,8 +58,9 @@ class Executor:
             They depend on it, the block and the micro-batch only. Such forwards take turns; a
             block whose first forward draws none is taken never to draw any.
         local_step: "auto": without autograd where a block can be traced (it has `trace_key`, and
-            its trace agrees with autograd), else by autograd; "autograd"; or "traced", which
-            raises where it cannot. `paths` says which way each block takes.
+            its trace agrees with autograd), else by autograd; "autograd"; "traced", which raises
+            where it cannot; or "compiled", traced and then compiled by TorchInductor, whose
+            arithmetic agrees within rounding only. `paths` says which way each block takes.
         device: Where the blocks work; by default the GPU of their parameters, or None, the CPU.
 
     Raises:

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from bll_kernels.pipeline.capture import NotTraceable
+from bll_kernels.pipeline.compiled import compiled_part
 from bll_kernels.pipeline.simplify import attribute
 
 aten = torch.ops.aten
@@ -51,6 +52,7 @@ class Program:
     Args:
         module: A simplified graph of (x, labels) -> (output, loss, gradients).
         parameters: What the gradients belong to.
+        compiled: Compile each part by TorchInductor; its arithmetic is then reordered.
 
     Attributes:
         source: The Python code of the three parts, for reading.
@@ -60,7 +62,9 @@ class Program:
         NotTraceable: The graph is not of this form.
     """
 
-    def __init__(self, module: fx.GraphModule, parameters: Sequence[Tensor]) -> None:
+    def __init__(
+        self, module: fx.GraphModule, parameters: Sequence[Tensor], *, compiled: bool = False
+    ) -> None:
         graph = module.graph
         _own_gradients(graph, parameters)
         (outputs,) = next(node for node in graph.nodes if node.op == "output").args
@@ -78,7 +82,8 @@ class Program:
         for at, part in enumerate(parts):
             later = {node for other in parts[at + 1 :] for node in other.needs()}
             saved = [node for node in [*have, *part.body] if node in later]
-            built.append(part.build(module, have, saved, last=at + 1 == len(parts)))
+            last = at + 1 == len(parts)
+            built.append(part.build(module, have, saved, last=last, compiled=compiled))
             have = saved
         self.source = "\n".join(source for _, source in built)
         self.calls = sum(node.target is not operator.getitem for node in body)
@@ -124,6 +129,7 @@ class _Part:
         saved: Sequence[fx.Node],
         *,
         last: bool,
+        compiled: bool,
     ) -> tuple[Callable[..., Any], str]:
         """The part as a function of what it has, and its source."""
         graph = fx.Graph()
@@ -138,11 +144,15 @@ class _Part:
             return names[str(node.target)] if node.op == "get_attr" else known[node]
 
         for node in self.body:
-            known[node] = _direct(graph.node_copy(node, here))
+            copy = graph.node_copy(node, here)
+            known[node] = copy if compiled else _direct(copy)
         results = [None if node is None else here(node) for node in self.results]
         graph.output(results if last else (results[0], tuple(here(node) for node in saved)))
         built = fx.GraphModule(torch.nn.Module(), graph)
-        return partial(type(built).forward, built, *held.values()), built.code.strip() + "\n"
+        source = built.code.strip() + "\n"
+        if compiled:
+            return compiled_part(built, list(held.values())), source
+        return partial(type(built).forward, built, *held.values()), source
 
 
 def _attributes(nodes: Sequence[fx.Node | None]) -> list[fx.Node]:

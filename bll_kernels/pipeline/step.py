@@ -30,7 +30,7 @@ class LocalStep(Protocol):
 
     @property
     def path(self) -> str:
-        """How the step is run, for reports: "traced", or "autograd" with the reason behind."""
+        """How it runs, for reports: "traced", "compiled", or "autograd" and the reason."""
 
     def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Any]:
         """The block's output, detached, and what the loss needs."""

@@ -141,14 +141,14 @@ def executor(
         model: A wrapped `nn.Sequential`, nested ones included, on the CPU, with known shapes
             (wrapped with `example`, or run once). Its training mode is left as it is.
         optimizer_factory: Makes the optimiser of one block from its parameters.
-        mode: "sequential" or "pipelined".
+        mode: "sequential", "pipelined", "graphed" or "auto"; see `Executor`.
         depth: Blocks in flight; by default all.
         micro_batches: Equal parts a batch is cut into.
         slots: Buffers between two blocks.
         threads: Intra-op threads of a block.
         seed: Of the random numbers drawn in forward passes.
         local_step: "auto", without autograd where a block's step can be traced; "autograd"; or
-            "traced", which raises where it cannot. See `Executor`.
+            "traced" or "compiled", which raise where it cannot. See `Executor`.
 
     Raises:
         ValueError: The model is not wrapped or not ready, its rule needs gradients of later
