@@ -104,7 +104,8 @@ def test_it_learns_what_autograd_learns(name: str, rule: str) -> None:
         torch.testing.assert_close(value, want[key], rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["mlp", pytest.param("convolutional", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp", "convolutional"])
 def test_compiled_it_learns_the_same_in_every_mode(name: str) -> None:
     feed = batches(name, torch.float32)
     models = [wrapped(name, torch.float32) for _ in range(3)]
