@@ -38,8 +38,8 @@ HEAD = (
     "cross-entropy of the model's own output.",
 )
 SUPPORT = (
-    '"Reads" is what the loss of a block before the last reads: of its own, `output`, `label` and '
-    "`feedback` (its message or read-out); of other blocks, `next-feedback` (weights of later "
+    '"Reads" is what the loss of a block before the last reads: of its own, `input`, `output`, `label` '
+    "and `feedback` (its message or read-out); of other blocks, `next-feedback` (weights of later "
     "messages), `error` (of the model's output) and `downstream` (gradients of later blocks). The "
     "executor may run blocks apart, in any depth and with the bits of one block at a time, only "
     "where nothing of other blocks is read. One block at a time (depth 1) it also runs what reads "
