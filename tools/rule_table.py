@@ -33,12 +33,13 @@ HEAD = (
     "`bench/results/accuracy/digits-rules.csv`; a test keeps it current. Formulas of `bll` and "
     "`bll-kl`: [method.md](method.md). A rule of your own: [adding-a-rule.md](adding-a-rule.md).",
     '`bll.wrap(model, rule="NAME")` and `bll train --rule NAME` take every rule here; '
-    '`bll.wrap(model, rule=bll.get_rule("NAME", option=value))` gives it options. The last block '
-    "of every rule has the cross-entropy of the model's own output.",
+    '`bll.wrap(model, rule=bll.get_rule("NAME", option=value))` and `bll train --rule NAME '
+    "--rule-option option=value` give it options. The last block of every rule has the "
+    "cross-entropy of the model's own output.",
 )
 SUPPORT = (
-    '"Reads" is what the loss of a block before the last reads: of its own, `output`, `label` and '
-    "`feedback` (its message or read-out); of other blocks, `next-feedback` (weights of later "
+    '"Reads" is what the loss of a block before the last reads: of its own, `input`, `output`, `label` '
+    "and `feedback` (its message or read-out); of other blocks, `next-feedback` (weights of later "
     "messages), `error` (of the model's output) and `downstream` (gradients of later blocks). The "
     "executor may run blocks apart, in any depth and with the bits of one block at a time, only "
     "where nothing of other blocks is read. One block at a time (depth 1) it also runs what reads "

@@ -41,6 +41,8 @@ class WrappedBlock:
             (module._buffers, name) for module in self._modules for name in module._buffers
         ]
         # A block before this one whose output this one writes to hands on a copy.
+        self._keeps_input = not self._last and "input" in self.reads
+        self._input: Tensor | None = None
         self._copies = index > 0 and handle.blocks[index - 1].hands_on_copy
 
     @property
@@ -71,8 +73,14 @@ class WrappedBlock:
             *map(Tensor.data_ptr, self.buffers()),
         )
 
+    def keep_input(self, x: Tensor) -> None:
+        """Keep a forward's input for the loss after it, if the rule reads it."""
+        if self._keeps_input:
+            self._input = x
+
     def forward(self, x: Tensor) -> Tensor:
         """Run the children in order."""
+        self.keep_input(x)
         if self._copies:
             x = x.clone()
         for child in self.children:
@@ -82,9 +90,11 @@ class WrappedBlock:
     def loss_and_grad(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rule's loss, or the last block's cross-entropy, and its gradient."""
         own = self._message
+        # What the last forward got: a block's loss comes before its next forward.
+        given, self._input = self._input, None
         with torch.enable_grad():
             leaf = output.detach().requires_grad_()
-            loss = self.handle.block_loss(self.index, leaf, check_labels(labels))
+            loss = self.handle.block_loss(self.index, leaf, check_labels(labels), given)
             gradient, *others = torch.autograd.grad(loss, [leaf, *own])
         for parameter, extra in zip(own, others, strict=True):
             parameter.grad = extra if parameter.grad is None else parameter.grad + extra

@@ -19,7 +19,7 @@ from bll.features import select_logits
 from bll.feedback import Message
 from bll.hooks import keep_cuts_last, remove_hooks
 from bll.locality import LocalityError, survey_blocks
-from bll.losses import error_loss, local_loss
+from bll.losses import Previous, error_loss, local_loss
 from bll.output import LocalOutput
 from bll.rules.base import Rule
 from bll.shallow import warn_of_shallow_blocks
@@ -36,6 +36,8 @@ class _Step:
         self.losses: dict[str, Tensor] = {}
         # Outputs of blocks whose loss waits for the model's error.
         self.waiting: dict[str, Any] = {}
+        # Output of the block before, for rules that read it.
+        self.handed_on: Any = None
         self.earlier = EarlierTensorsCut() if cut_tensors else None
 
 
@@ -187,7 +189,9 @@ class LocalLearning(nn.Module):
         if "error" in self.rule.reads:
             step.waiting[block.name] = output
         elif self.rule.local:
-            step.losses[block.name] = self._local_loss(index, output, step.labels)
+            step.losses[block.name] = self._local_loss(index, output, step.labels, step.handed_on)
+        if "input" in self.rule.reads:
+            step.handed_on = tree_map_only(Tensor, Tensor.detach, output)
         if step.earlier is not None:
             step.earlier.begin_block()
         if self.rule.cuts:
@@ -197,22 +201,28 @@ class LocalLearning(nn.Module):
             return tree_map_only(Tensor, Tensor.clone, output)
         return None
 
-    def block_loss(self, index: int, output: Any, labels: Tensor) -> Tensor:
+    def block_loss(self, index: int, output: Any, labels: Tensor, handed_on: Any = None) -> Tensor:
         """Return the loss of one block: the rule's, or the last block's cross-entropy.
 
         Args:
             index: The block.
             output: What its module returned.
             labels: [batch] or [batch, T], int64.
+            handed_on: Output of the block before, detached, if the rule reads "input".
         """
         labels = self.tokens.aligned(labels)
         if index == len(self.blocks) - 1:
             return self._cross_entropy(select_logits(output), labels)
-        return self._local_loss(index, output, labels)
+        return self._local_loss(index, output, labels, handed_on)
 
-    def _local_loss(self, index: int, output: Any, labels: Tensor) -> Tensor:
-        message = self._messages()[index]
-        return local_loss(self.rule, self.blocks[index], message, self.tokens, output, labels)
+    def _local_loss(self, index: int, output: Any, labels: Tensor, handed_on: Any) -> Tensor:
+        messages = self._messages()
+        previous = None
+        if index > 0 and "input" in self.rule.reads:
+            previous = Previous(self.blocks[index - 1], messages[index - 1], handed_on)
+        return local_loss(
+            self.rule, self.blocks[index], messages[index], self.tokens, output, labels, previous
+        )
 
     def _error_losses(self, step: _Step, logits: Tensor) -> None:
         """Take the losses that waited for the gradient of the model's loss to its logits."""

@@ -115,6 +115,11 @@ def tpsgd(h, y, message):
     return (pooled(h) - message.table[y]).square().sum(1).mean() / 4
 
 
+def sll(h, y, message):
+    """Of the first block; the distance to the block before has a test of its own."""
+    return functional.cross_entropy(pooled(h) @ message.table.T, y)
+
+
 def ccl(h, y, message):
     b = unit_rows(message.rows())
     s, own = unit_rows(pooled(h)) @ b.T, torch.eye(len(b), dtype=h.dtype)
@@ -170,6 +175,7 @@ ROWS = [
     Row(get_rule("mono-forward"), mono_forward, 92),
     Row(get_rule("drtp"), drtp, 75),
     Row(get_rule("tpsgd"), tpsgd, 65),
+    Row(get_rule("sll"), sll, 80),
     Row(get_rule("ccl"), ccl, 85),
     Row(get_rule("dgl"), dgl, 90),
     Row(get_rule("dgl", aux=two_convolutions), dgl, 90),
