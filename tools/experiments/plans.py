@@ -68,7 +68,19 @@ def _feedback() -> list[dict[str, Any]]:
 def _reversal() -> list[dict[str, Any]]:
     base = {**reversal.FIXED, "rule_options": {}, "depth": 20, "width": 64, "lr": 1e-3}
     local = [{"rule": "bll", "blocks": blocks} for blocks in (20, 10, 5, 4, 2, 1)]
-    return _runs(base, [{"rule": "bp", "blocks": 1}, *local])
+    rates = [
+        {"rule": rule, "blocks": blocks, "lr": lr}
+        for (rule, blocks), lr in itertools.product((("bp", 1), ("bll", 20)), (3e-4, 3e-3))
+    ]
+    forms = [
+        _with("bll", feedback="fixed"),
+        _with("bll", family="bernoulli"),
+        _with("bll-kl"),
+        _with("pred"),
+        _with("pred-sim"),
+    ]
+    every_layer = [{**form, "blocks": 20} for form in forms]
+    return _runs(base, [{"rule": "bp", "blocks": 1}, *local, *rates, *every_layer])
 
 
 IMAGES: Final = {

@@ -1,7 +1,7 @@
-"""The reversal task: steps until 99 % of unseen permutations are written in reverse without error.
+"""The reversal task: steps until 99 % of unseen permutations are reversed without an error.
 
-Kappel et al. (arXiv 2305.14974) train a transformer of 20 layers of one head with a local loss after
-each. One layer can solve the task, so the final accuracy tells no rules apart; the steps to 99 % do.
+Kappel et al. (arXiv 2305.14974) train a transformer of 20 layers of one head with a local loss
+after each. One layer can solve the task, so the final accuracy tells no rules apart; the steps do.
 """
 
 from __future__ import annotations

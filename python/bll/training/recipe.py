@@ -112,7 +112,7 @@ def _expected() -> dict[str, type]:
 
 
 def _plain(hint: Any) -> type:
-    """The type of a field when it is given: ``int`` of ``int | None``, ``dict`` of ``dict[...]``."""
+    """The type of a field when given: ``int`` of ``int | None``, ``dict`` of ``dict[...]``."""
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     plain: type = get_origin(hint) or hint
