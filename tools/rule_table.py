@@ -33,8 +33,9 @@ HEAD = (
     "`bench/results/accuracy/digits-rules.csv`; a test keeps it current. Formulas of `bll` and "
     "`bll-kl`: [method.md](method.md). A rule of your own: [adding-a-rule.md](adding-a-rule.md).",
     '`bll.wrap(model, rule="NAME")` and `bll train --rule NAME` take every rule here; '
-    '`bll.wrap(model, rule=bll.get_rule("NAME", option=value))` gives it options. The last block '
-    "of every rule has the cross-entropy of the model's own output.",
+    '`bll.wrap(model, rule=bll.get_rule("NAME", option=value))` and `bll train --rule NAME '
+    "--rule-option option=value` give it options. The last block of every rule has the "
+    "cross-entropy of the model's own output.",
 )
 SUPPORT = (
     '"Reads" is what the loss of a block before the last reads: of its own, `output`, `label` and '

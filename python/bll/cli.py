@@ -62,6 +62,10 @@ def train(
     family: Annotated[
         str | None, typer.Option(help="Family of the messages. Default: the rule's own.")
     ] = None,
+    rule_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Option of the rule, as pool=max:2; repeatable."),
+    ] = None,
     width: Annotated[
         int | None,
         typer.Option(help="Hidden units (mlp), or first channels (others). Default: the model's."),
@@ -104,6 +108,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Train a network block-locally (or by backpropagation) and write results to --out."""
+    from bll.commands.train import rule_options
     from bll.commands.train import train as run
 
     options = {
@@ -113,6 +118,7 @@ def train(
         "blocks": blocks,
         "rule": rule,
         "family": family,
+        "rule_options": rule_options(rule_option) if rule_option else None,
         "width": width,
         "executor": executor,
         "depth": depth,

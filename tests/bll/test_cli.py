@@ -83,6 +83,23 @@ BAD_OPTIONS = {
     "unknown model": ([*FAST, "--model", "vgg", "--out", "OUT"], "got 'vgg'"),
     "unknown rule": ([*FAST, "--rule", "hebb", "--out", "OUT"], "got 'hebb'"),
     "unknown family": ([*FAST, "--family", "cauchy", "--out", "OUT"], "cauchy"),
+    "option without value": ([*FAST, "--rule-option", "tilt", "--out", "OUT"], "NAME=VALUE, got"),
+    "option twice": (
+        [*FAST, "--rule-option", "tilt=1", "--rule-option", "tilt=2", "--out", "OUT"],
+        "rule-option tilt: expected once, got '1' and '2'",
+    ),
+    "unknown rule option": (
+        [*FAST, "--rule", "sim", "--rule-option", "poll=1", "--out", "OUT"],
+        "rule-option poll: rule 'sim' has no such option; expected one of projection",
+    ),
+    "bad rule option": (
+        [*FAST, "--rule-option", "pool=max", "--out", "OUT"],
+        "rule-option pool: expected a pooling KIND:GRID, such as max:2, got 'max'",
+    ),
+    "refused rule option": (
+        [*FAST, "--rule-option", "feedback=best", "--out", "OUT"],
+        "rule-option feedback: expected one of 'learned', 'fixed', 'chained', got 'best'",
+    ),
     "family of bp": ([*FAST, "--rule", "bp", "--family", "gaussian", "--out", "OUT"], "family"),
     "absent executor": ([*FAST, "--executor", "graphed", "--out", "OUT"], "got 'graphed'"),
     "unknown dtype": ([*FAST, "--dtype", "int8", "--out", "OUT"], "got 'int8'"),
@@ -123,6 +140,22 @@ def test_bad_options_are_one_line_and_code_2(tmp_path, capsys, words, message):
     assert message in line
     assert {path.name for path in tmp_path.iterdir()} == {"file"}, "something was written"
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_options_of_the_rule_reach_the_run_and_its_checkpoint(tmp_path, capsys):
+    words = [*FAST, "--rule-option", "feedback=fixed", "--rule-option", "pool=max:2", "--quiet"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["rule_options"] == {"feedback": "fixed", "pool": ["max", 2]}
+    assert summary["params_with_feedback"] == summary["params"] + 10, "a fixed table is no weight"
+    resume = ["train", "--resume", "--quiet", "--out", tmp_path, "--rule-option"]
+    assert "rule-option pool: the run in --out has pool=max:2, got pool=max:1" in refused(
+        [*resume, "pool=max:1"], capsys
+    )
+    assert "tilt: the run in --out has tilt=1.0, got tilt=0.5" in refused(
+        [*resume, "tilt=0.5"], capsys
+    )
+    assert main([str(word) for word in (*resume, "pool=max:2", "--rule-option", "tilt=1")]) == 0
 
 
 def test_a_run_is_kept_unless_overwritten(tmp_path, capsys):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,25 @@ from bll.training.interrupt import StopRequest
 from bll.training.outputs import CHECKPOINT
 from bll.training.run import Run
 from bll.training.trainer import TrainingError
+
+
+def rule_options(words: Sequence[str]) -> dict[str, str]:
+    """Return the values of ``--rule-option NAME=VALUE``, as text by name.
+
+    Raises:
+        CommandError: A word is not of this form, or a name is given twice.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise CommandError(f"rule-option: expected NAME=VALUE, got {word!r}")
+        if name in found:
+            raise CommandError(
+                f"rule-option {name}: expected once, got {found[name]!r} and {value!r}"
+            )
+        found[name] = value
+    return found
 
 
 def train(

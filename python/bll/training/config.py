@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bll.data import DATASET_NAMES
 from bll.models import MODEL_NAMES
-from bll.rules.registry import get_rule
+from bll.rules.base import Rule
 from bll.training.optimizers import OPTIMIZERS
+from bll.training.rule_options import plain_options, rule_with_options
 from bll.training.schedule import SCHEDULES
 from bll_kernels.pipeline.block import LOCAL_READS
 from bll_kernels.pipeline.certificate import TOO_LATE
@@ -36,6 +37,8 @@ class TrainConfig:
         blocks: Number of blocks.
         rule: Learning rule.
         family: Exponential family of the rule's messages; ``None`` for the rule's default.
+        rule_options: Other options of the rule, as text or values (`plain_options`); held as
+            values JSON can hold. Absent ones take the rule's defaults.
         width: Width of the network; ``None`` for its default.
         executor: How the blocks of a step are run: ``sequential`` (one ordinary loop), or
             ``pipelined`` (`bll.executor`: several blocks at once), or ``auto`` (the fastest mode
@@ -65,6 +68,7 @@ class TrainConfig:
     blocks: int = 4
     rule: str = "bll"
     family: str | None = None
+    rule_options: dict[str, Any] = field(default_factory=dict)
     width: int | None = None
     executor: str = "sequential"
     depth: int | None = None
@@ -86,6 +90,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse options outside their range with a ``ValueError`` that names the option."""
+        object.__setattr__(self, "rule_options", plain_options(self.rule, self.rule_options))
         _one_of("dataset", self.dataset, DATASET_NAMES)
         _one_of("model", self.model, MODEL_NAMES)
         _one_of("executor", self.executor, EXECUTORS)
@@ -118,8 +123,12 @@ class TrainConfig:
                 f"label-smoothing: expected a number in [0, 1), got {self.label_smoothing:g}"
             )
 
+    def make_rule(self) -> Rule:
+        """The learning rule with its options."""
+        return rule_with_options(self.rule, self.family, self.rule_options)
+
     def _check_executor(self) -> None:
-        rule = get_rule(self.rule, family=self.family)
+        rule = self.make_rule()
         _at_least("micro-batches", self.micro_batches, 1)
         if self.executor == "sequential":
             if self.depth not in (None, 1) or self.micro_batches != 1:

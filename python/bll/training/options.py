@@ -7,6 +7,7 @@ from typing import Any
 
 from bll.errors import CheckpointError
 from bll.training.config import TrainConfig, default_batch_size
+from bll.training.rule_options import options_text, plain_options, plain_value
 
 # Where the files lie may change between two parts of a run; their content is verified anyway.
 _FREE_ON_RESUME = frozenset({"data_dirs"})
@@ -44,11 +45,26 @@ def resumed_config(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Train
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"checkpoint: its options are not usable: {error}") from error
     for name, value in given.items():
-        if name not in _FREE_ON_RESUME and value != getattr(config, name):
+        if name == "rule_options" or name in _FREE_ON_RESUME:
+            continue
+        if value != getattr(config, name):
             option = name.replace("_", "-")
             raise ValueError(
                 f"{option}: the run in --out has {getattr(config, name)}, got {value}; "
                 "a resumed run keeps its options"
             )
+    _check_rule_options(config, given.get("rule_options", {}))
     free = {name: value for name, value in given.items() if name in _FREE_ON_RESUME}
     return TrainConfig.from_record({**config.to_record(), **free})
+
+
+def _check_rule_options(config: TrainConfig, given: Mapping[str, Any]) -> None:
+    """Refuse an option that the run's rule has with another value; a default may be given."""
+    rule = config.make_rule()
+    for name, value in plain_options(config.rule, given).items():
+        own = plain_value(rule, name)
+        if value != own:
+            raise ValueError(
+                f"rule-option {name}: the run in --out has {options_text({name: own})}, got "
+                f"{options_text({name: value})}; a resumed run keeps its options"
+            )

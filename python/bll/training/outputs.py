@@ -16,6 +16,7 @@ from bll.training import machine
 from bll.training.checkpoint import tensor_bytes
 from bll.training.curves import draw_curves
 from bll.training.history import EpochRecord
+from bll.training.rule_options import options_text
 from bll.training.trainer import Trainer
 
 SUMMARY, METRICS, MODEL, CURVES = "summary.json", "metrics.csv", "model.safetensors", "curves.png"
@@ -59,6 +60,7 @@ def summary(trainer: Trainer, energy: RunEnergy | None = None) -> dict[str, Any]
         "params_with_feedback": sum(p.numel() for p in trainer.model.parameters()),
         "rule": config.rule,
         "family": trainer.family,
+        "rule_options": config.rule_options,
         "blocks": config.blocks,
         "cuts": list(trainer.cuts),
         "width": config.width,
@@ -118,8 +120,9 @@ def write_results(out: Path, trainer: Trainer, energy: RunEnergy | None = None) 
     }
     write_atomically(out / MODEL, tensor_bytes(weights))
     config = trainer.config
+    options = f" ({options_text(config.rule_options)})" if config.rule_options else ""
     title = (
-        f"{config.dataset}, {config.model}, {config.blocks} blocks, rule {config.rule}, "
+        f"{config.dataset}, {config.model}, {config.blocks} blocks, rule {config.rule}{options}, "
         f"seed {config.seed}, {config.dtype} on {config.device}"
     )
     write_atomically(out / CURVES, draw_curves(trainer.history, title))

@@ -12,7 +12,6 @@ from bll import wrap
 from bll.data import Augmentation, BatchSampler, ImageData, channel_statistics, to_splits
 from bll.executor import executor
 from bll.models import build_network
-from bll.rules.registry import get_rule
 from bll.training.config import TrainConfig
 from bll.training.evaluation import evaluate
 from bll.training.history import EpochRecord
@@ -112,9 +111,8 @@ class Trainer:
         self.model = wrap(
             model,
             blocks=list(network.cuts),
-            rule=config.rule,
+            rule=config.make_rule(),
             num_classes=data.num_classes,
-            family=config.family,
             example=self.train.images[:2],
             label_smoothing=config.label_smoothing,
             seed=config.seed,
@@ -164,7 +162,7 @@ class Trainer:
     @property
     def family(self) -> str | None:
         """Exponential family of the rule's messages, or ``None`` where it has none."""
-        family = get_rule(self.config.rule, family=self.config.family).describe()["family"]
+        family = self.config.make_rule().describe()["family"]
         return None if family is None else str(family)
 
     @property
