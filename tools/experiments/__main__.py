@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--tables", type=Path, help="folder of the CSV files, for pictures")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of one operation")
+    parser.add_argument("--seeds", type=int, nargs="+", help="run these alone; default: all")
     parser.add_argument("--limit", type=int, help="stop after this many runs")
     options = parser.parse_args(arguments)
     try:
@@ -71,6 +72,8 @@ def fill(options: argparse.Namespace) -> None:
         def train_one(run: Row) -> dict[str, Any]:
             return images.train(run, data[run["dataset"]])
 
+    if options.seeds is not None:
+        runs = [run for run in runs if run["seed"] in options.seeds]
     for run in missing(table, runs)[: options.limit]:
         clock = Clock()
         try:

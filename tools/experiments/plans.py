@@ -13,12 +13,12 @@ Options = Mapping[str, Any]
 SEEDS: Final = (0, 1, 2)
 #: Two linear layers of 256 units a block.
 MLP: Final = {
-    "dataset": "fashion-mnist", "model": "mlp", "width": 256, "epochs": 5, "batch_size": 200,
+    "dataset": "fashion-mnist", "model": "mlp", "width": 256, "epochs": 3, "batch_size": 200,
     "lr": 2e-3, "blocks": 4, "rule": "bll", "rule_options": {},
 }  # fmt: skip
 #: Stages of 16, 32, 64 and 128 channels on maps of 14x14 and smaller.
 RESNET: Final = {
-    "dataset": "fashion-mnist", "model": "resnet10", "width": 16, "epochs": 3, "batch_size": 100,
+    "dataset": "fashion-mnist", "model": "resnet10", "width": 16, "epochs": 2, "batch_size": 100,
     "lr": 2e-3, "blocks": 4, "rule": "bll", "rule_options": {},
 }  # fmt: skip
 
@@ -45,18 +45,16 @@ def _depth() -> list[dict[str, Any]]:
 
 
 def _grid() -> list[dict[str, Any]]:
-    pools = itertools.product(("mean", "max"), (1, 2, 4, 7))
+    pools = itertools.product(("mean", "max"), (1, 2, 4))
     return _runs(RESNET, [_with("bll", pool=[kind, grid]) for kind, grid in pools])
 
 
 def _scale() -> list[dict[str, Any]]:
-    stds = [_with("bll", std=std) for std in (0.001, 0.01, 0.0625, 0.25, 1.0)]
+    stds = [_with("bll", std=std) for std in (0.01, 0.0625, 0.25, 1.0)]
     gains = [_with("bll", gain=gain) for gain in (0.25, 4.0)]
     tilts = [_with("bll", tilt=tilt) for tilt in (0.25, 4.0)]
-    bernoulli = [
-        {**_with("bll", gain=gain), "family": "bernoulli"} for gain in (0.25, 1.0, 4.0, 16.0)
-    ]
-    kl = [_with("bll-kl", std=std) for std in (0.0625, 0.25, 1.0, 4.0)]
+    bernoulli = [{**_with("bll", gain=gain), "family": "bernoulli"} for gain in (1.0, 4.0, 16.0)]
+    kl = [_with("bll-kl", std=std) for std in (0.25, 1.0, 4.0)]
     return _runs(MLP, [*stds, *gains, *tilts, *bernoulli, *kl])
 
 

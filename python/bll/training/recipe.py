@@ -65,7 +65,7 @@ def read_recipe(path: Path) -> Recipe:
             raise RecipeError(f"{path}: {key}: no such option; expected one of {known}")
         if not _fits(value, expected[key]):
             raise RecipeError(f"{path}: {key}: expected {_WORDS[expected[key]]}, got {value!r}")
-    options = {
+    options: dict[str, Any] = {
         key: float(value) if expected[key] is float else value for key, value in table.items()
     }
     if "dataset" not in options:
@@ -84,9 +84,10 @@ def _load(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RecipeError(f"{path}: could not be read: {error.strerror or error}") from error
     try:
-        return tomllib.loads(content.decode())
+        table: dict[str, Any] = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: expected a TOML file: {error}") from error
+    return table
 
 
 def _seeds(path: Path, table: dict[str, Any]) -> tuple[int, ...]:
