@@ -1,8 +1,9 @@
-"""Fills the table of an accuracy experiment, or draws the pictures of the tables there are.
+"""Fills the table of an accuracy experiment, or shows the tables there are.
 
     python -m tools.experiments rules --data-dir DIR --out bench/results/accuracy/rules.csv
     python -m tools.experiments reversal --out bench/results/accuracy/reversal.csv
     python -m tools.experiments pictures --tables bench/results/accuracy --out docs/pictures
+    python -m tools.experiments page --tables bench/results/accuracy --out docs/learning.md
 
 Rows that the table already has are not run again, so an experiment that was stopped goes on. A run
 that diverges is a row as well. One run at a time, in this process.
@@ -28,23 +29,19 @@ Row = Mapping[str, Any]
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0, or 2 with a line on standard error where an input is not usable."""
     parser = argparse.ArgumentParser(prog="python -m tools.experiments", description=__doc__)
-    parser.add_argument("name", choices=[*plans.NAMES, "pictures"])
+    parser.add_argument("name", choices=[*plans.NAMES, "pictures", "page"])
     parser.add_argument("--data-dir", action="append", default=[], help="folder of the data files")
     parser.add_argument(
         "--out", type=Path, required=True, help="the CSV file; of pictures a folder"
     )
-    parser.add_argument("--tables", type=Path, help="folder of the CSV files, for pictures")
+    parser.add_argument("--tables", type=Path, help="folder of the CSV files, to show them")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of one operation")
     parser.add_argument("--seeds", type=int, nargs="+", help="run these alone; default: all")
     parser.add_argument("--limit", type=int, help="stop after this many runs")
     options = parser.parse_args(arguments)
     try:
-        if options.name == "pictures":
-            from tools.experiments.pictures import draw
-
-            if options.tables is None:
-                raise ValueError("tables: pictures need the folder of the CSV files")
-            draw(options.tables, options.out)
+        if options.name in ("pictures", "page"):
+            show(options)
         else:
             torch.set_num_threads(options.threads)
             fill(options)
@@ -52,6 +49,24 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"experiments: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def show(options: argparse.Namespace) -> None:
+    """Draw the pictures, or fill the tables of the page.
+
+    Raises:
+        ValueError: A table is not there.
+    """
+    if options.tables is None:
+        raise ValueError(f"tables: {options.name} needs the folder of the CSV files")
+    if options.name == "pictures":
+        from tools.experiments.pictures import draw
+
+        draw(options.tables, options.out)
+        return
+    from tools.experiments.page import filled
+
+    options.out.write_text(filled(options.out.read_text(), options.tables))
 
 
 def fill(options: argparse.Namespace) -> None:
