@@ -4,6 +4,7 @@
 #   make TORCH=torch==2.12.0   the torch to install where none is found
 #   make gpu [STAGE=kernels] [OUT=DIR]   on a machine with a GPU: build, test, sanitize, measure; with
 #                              the python and torch that are there, downloading nothing
+#   make gpu STAGE=table1 ARGS="--data-dir DIR"   the published accuracy table; again to go on
 #   make gpu-compare [BASELINE=FILE] [OUT=DIR]   the run in OUT against a committed one; what is more
 #                              than 10 % slower is measured again, and fails if it is so twice
 #   make wheels                wheels in dist/, by cibuildwheel (needs docker)

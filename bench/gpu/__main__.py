@@ -2,6 +2,7 @@
 
     python -m bench.gpu --out DIR                  a selection of everything
     python -m bench.gpu --out DIR --stage kernels  one stage in full
+    python -m bench.gpu --out DIR --stage table1 --data-dir DATA   the published table, in parts
 
 A second run into the same DIR with the same commit goes on where the first stopped. DIR then holds
 gpu.json, gpu.md and gpu.log.
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 
 from bench.gpu.record import Record
-from bench.gpu.stages import STAGES, Run, run_stage
+from bench.gpu.stages import ON_REQUEST, STAGES, Run, run_stage
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,6 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run", action="store_true", help="tiny shapes on the CPU: shows that the driver works"
     )
+    parser.add_argument(
+        "--data-dir", action="append", default=[], help="folder of image files; may be repeated"
+    )
+    parser.add_argument("--epochs", type=int, help="of table1, in place of its recipes'")
     options = parser.parse_args(arguments)
     if not options.dry_run and not torch.cuda.is_available():
         print("bench.gpu: torch sees no GPU here", file=sys.stderr)
@@ -38,8 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
         deadline=time.monotonic() + options.budget,
         full=options.stage is not None,
         dry=options.dry_run,
+        data_dirs=tuple(options.data_dir),
+        epochs=options.epochs,
     )
-    names = [options.stage] if options.stage else list(STAGES)
+    everything = [name for name in STAGES if name not in ON_REQUEST]
+    names = [options.stage] if options.stage else everything
     passed = [run_stage(name, run) for name in names]
     return 0 if all(passed) else 1
 

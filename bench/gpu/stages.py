@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from bench.gpu import executor, kernels
+from bench.gpu import executor, kernels, table1
 from bench.gpu.record import ROOT, Record
 from bench.gpu.timing import CudaTimer, HostTimer
 from bll_kernels import available
@@ -36,6 +36,8 @@ class Run:
     deadline: float  # of time.monotonic()
     full: bool  # one stage alone, all of it
     dry: bool  # tiny shapes on the CPU, to try the driver itself
+    data_dirs: tuple[str, ...] = ()  # where image files lie
+    epochs: int | None = None  # of table1, in place of its recipes'
 
     def seconds_left(self) -> float:
         """Until the deadline; at least one, so that a late stage fails by its own time limit."""
@@ -152,13 +154,23 @@ def pipeline(run: Run) -> str:
     return executor.run(run.record, device, deadline=run.deadline, tiny=run.dry)
 
 
+def accuracy(run: Run) -> str:
+    """The published table, trained from its recipes."""
+    return table1.run(
+        run.record, run.data_dirs, deadline=run.deadline, epochs=run.epochs, dry=run.dry
+    )
+
+
 STAGES: Final[dict[str, Callable[[Run], str]]] = {
     "build": build,
     "tests": tests,
     "sanitizer": sanitizer,
     "kernels": speed,
     "executor": pipeline,
+    "table1": accuracy,
 }
+#: Stages that only run where they are asked for: they take many calls.
+ON_REQUEST: Final = frozenset({"table1"})
 
 
 def run_stage(name: str, run: Run) -> bool:

@@ -1,4 +1,4 @@
-"""The command ``bll``. Only the options live here: a command imports what it needs when it runs."""
+"""The command ``bll``. Only options live here: a command imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from bll.commands.errors import BAD_INPUT, INTERRUPTED, CommandError
+from bll.commands.train_options import train
 
 app = typer.Typer(
     name="bll",
@@ -42,101 +43,7 @@ def _group(
     """Keep ``bll`` a group of commands however many there are."""
 
 
-@app.command()
-def train(
-    out: Annotated[Path, typer.Option(help="Directory the run writes to.")],
-    dataset: Annotated[
-        str | None, typer.Option(help="digits, fashion-mnist or cifar-10; needed for a new run.")
-    ] = None,
-    data_dir: Annotated[
-        list[str] | None,
-        typer.Option(help="Directory of the data files; may be repeated, searched in order."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="mlp, resnet10, resnet18, resnet50 or vgg8b. Default: mlp.")
-    ] = None,
-    blocks: Annotated[int | None, typer.Option(help="Number of blocks. Default: 4.")] = None,
-    rule: Annotated[
-        str | None, typer.Option(help="Learning rule; docs/rules.md lists them. Default: bll.")
-    ] = None,
-    family: Annotated[
-        str | None, typer.Option(help="Family of the messages. Default: the rule's own.")
-    ] = None,
-    rule_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Option of the rule, as pool=max:2; repeatable."),
-    ] = None,
-    width: Annotated[
-        int | None,
-        typer.Option(help="Hidden units (mlp), or first channels (others). Default: the model's."),
-    ] = None,
-    executor: Annotated[
-        str | None, typer.Option(help="sequential, pipelined or auto. Default: sequential.")
-    ] = None,
-    depth: Annotated[
-        int | None, typer.Option(help="Blocks in flight of pipelined. Default: all.")
-    ] = None,
-    distributed: Annotated[
-        bool, typer.Option("--distributed", help="Blocks over the ranks that torchrun started.")
-    ] = False,
-    micro_batches: Annotated[
-        int | None,
-        typer.Option(help="Equal parts of a batch: executors, distributed. Default: 1."),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 5.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images per step. Default: 200 (mlp), 100 (others).")
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Peak rate of the one-cycle schedule. Default: 0.002.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random. Default: 0.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: cpu.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, float64 or bfloat16 (autocast). Default: float32.")
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="CPU threads of one operation; 0 keeps torch's choice. Default: 1."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out, with its options.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run in --out.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
-) -> None:
-    """Train a network block-locally (or by backpropagation) and write results to --out."""
-    from bll.commands.train import rule_options
-    from bll.commands.train import train as run
-
-    options = {
-        "dataset": dataset,
-        "data_dirs": tuple(data_dir) if data_dir else None,
-        "model": model,
-        "blocks": blocks,
-        "rule": rule,
-        "family": family,
-        "rule_options": rule_options(rule_option) if rule_option else None,
-        "width": width,
-        "executor": executor,
-        "depth": depth,
-        "micro_batches": micro_batches,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "seed": seed,
-        "device": device,
-        "dtype": dtype,
-        "threads": threads,
-    }
-    if distributed:
-        if executor not in (None, "distributed"):
-            raise CommandError("distributed: --distributed and --executor exclude each other")
-        options["executor"] = "distributed"
-    given = {name: value for name, value in options.items() if value is not None}
-    run(given, out, resume=resume, overwrite=overwrite, quiet=quiet)
+app.command()(train)
 
 
 @app.command()

@@ -60,14 +60,17 @@ def test_every_option_reaches_the_run(tmp_path):
     words = split(
         "train --dataset digits --model resnet10 --blocks 3 --rule bll --family bernoulli --width 4"
         " --executor sequential --epochs 1 --batch-size 300 --lr 0.003 --seed 11 --device cpu"
-        " --dtype float64 --threads 1 --quiet --out"
+        " --dtype float64 --threads 1 --schedule cosine --optimizer sgd --momentum 0.5"
+        " --weight-decay 0.001 --label-smoothing 0.1 --crop 1 --flip --quiet --out"
     )
     assert main([*words, str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     expected = {
         "model": "resnet10", "blocks": 3, "rule": "bll", "family": "bernoulli", "width": 4,
         "executor": "sequential", "epochs": 1, "batch_size": 300, "lr": 0.003, "seed": 11,
-        "device": "cpu", "dtype": "float64", "threads": 1,
+        "device": "cpu", "dtype": "float64", "threads": 1, "schedule": "cosine",
+        "optimizer": "sgd", "momentum": 0.5, "weight_decay": 0.001, "label_smoothing": 0.1,
+        "crop": 1, "flip": True,
     }  # fmt: skip
     assert {name: summary[name] for name in expected} == expected
 

@@ -12,7 +12,8 @@ from bll.commands.progress import ConsoleObserver, print_certificate, print_resu
 from bll.errors import CheckpointError, RankFailure
 from bll.training.checkpoint import INDEX
 from bll.training.interrupt import StopRequest
-from bll.training.outputs import CHECKPOINT
+from bll.training.outputs import CHECKPOINT, SUMMARY
+from bll.training.recipe import read_recipe
 from bll.training.run import Run
 from bll.training.trainer import TrainingError
 
@@ -37,13 +38,23 @@ def rule_options(words: Sequence[str]) -> dict[str, str]:
 
 
 def train(
-    given: Mapping[str, Any], out: Path, *, resume: bool, overwrite: bool, quiet: bool
+    given: Mapping[str, Any],
+    out: Path,
+    *,
+    recipe: Path | None = None,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
 ) -> None:
-    """Begin or continue a run, train it, and write and print its results.
+    """Make the run that was asked for, or one for every seed of the recipe.
+
+    The runs of several seeds are written to ``seed-N`` in ``out``. With ``resume`` those that are
+    finished are left alone, and those not begun are begun.
 
     Args:
         given: Options the user gave, by field name of ``TrainConfig``.
         out: Directory of the run.
+        recipe: File of further options.
         resume: Continue the run in ``out``.
         overwrite: Replace the run in ``out``.
         quiet: Print nothing but errors.
@@ -54,6 +65,53 @@ def train(
     """
     if resume and overwrite:
         raise CommandError("resume: --resume and --overwrite exclude each other")
+    try:
+        options, seeds = (dict(given), ()) if recipe is None else _with_recipe(given, recipe)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    if len(seeds) < 2:
+        if seeds:
+            options["seed"] = seeds[0]
+        train_one(options, out, resume=resume, overwrite=overwrite, quiet=quiet)
+        return
+    for seed in seeds:
+        place = out / f"seed-{seed}"
+        if resume and (place / SUMMARY).exists():
+            continue
+        begun = resume and (place / CHECKPOINT / INDEX).exists()
+        run = {**options, "seed": seed}
+        train_one(run, place, resume=begun, overwrite=overwrite, quiet=quiet)
+
+
+def _with_recipe(given: Mapping[str, Any], recipe: Path) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Options of the file under those given, and the seeds to run.
+
+    Raises:
+        RecipeError: The recipe is not usable.
+    """
+    read = read_recipe(recipe)
+    options = {**read.options, **given}
+    if "rule_options" in read.options:
+        options["rule_options"] = {**read.options["rule_options"], **given.get("rule_options", {})}
+    return options, (given["seed"],) if "seed" in given else read.seeds
+
+
+def train_one(
+    given: Mapping[str, Any], out: Path, *, resume: bool, overwrite: bool, quiet: bool
+) -> None:
+    """Begin or continue a run, train it, and write and print its results.
+
+    Args:
+        given: Options by field name of ``TrainConfig``.
+        out: Directory of the run.
+        resume: Continue the run in ``out``.
+        overwrite: Replace the run in ``out``.
+        quiet: Print nothing but errors.
+
+    Raises:
+        CommandError: An option or an input is not usable (2), training failed (1), or the run was
+            stopped by a signal after writing a checkpoint (130).
+    """
     if (
         given.get("executor") == "distributed"
         # torchrun starts the same command again after a failure.

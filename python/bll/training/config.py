@@ -11,7 +11,9 @@ from typing import Any
 from bll.data import DATASET_NAMES
 from bll.models import MODEL_NAMES
 from bll.rules.base import Rule
+from bll.training.optimizers import OPTIMIZERS
 from bll.training.rule_options import plain_options, rule_with_options
+from bll.training.schedule import SCHEDULES
 from bll_kernels.pipeline.block import LOCAL_READS
 from bll_kernels.pipeline.certificate import TOO_LATE
 
@@ -46,7 +48,14 @@ class TrainConfig:
         micro_batches: Equal parts that executors and ``distributed`` cut a batch into.
         epochs: Passes over the training images.
         batch_size: Images per step.
-        lr: Peak learning rate of the one-cycle schedule.
+        lr: Peak learning rate of the schedule.
+        schedule: ``one-cycle``, ``cosine`` or ``constant`` (`bll.training.schedule`).
+        optimizer: ``adam``, ``adamw`` or ``sgd``; one group per block.
+        momentum: Of ``sgd``, in Nesterov's form; 0 with the others.
+        weight_decay: Of weights; norms, biases and the rule's own tensors do not decay.
+        label_smoothing: Of the last block's cross-entropy.
+        crop: Pixels of the black border that training images are cropped from at random; 0: none.
+        flip: Whether every second training image, on average, is mirrored left to right.
         seed: Seed of initialisation, data order and dropout.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``float32``, ``float64``, or ``bfloat16`` (float32 parameters under autocast).
@@ -67,6 +76,13 @@ class TrainConfig:
     epochs: int = 5
     batch_size: int = 200
     lr: float = 2e-3
+    schedule: str = "one-cycle"
+    optimizer: str = "adam"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    crop: int = 0
+    flip: bool = False
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
@@ -83,6 +99,7 @@ class TrainConfig:
         _at_least("epochs", self.epochs, 1)
         _at_least("batch-size", self.batch_size, 1)
         _at_least("threads", self.threads, 0)
+        _at_least("crop", self.crop, 0)
         if self.width is not None:
             _at_least("width", self.width, 1)
         self._check_executor()
@@ -90,6 +107,21 @@ class TrainConfig:
             raise ValueError(f"seed: expected 0 to 2^63 - 1, got {self.seed}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"lr: expected a positive number, got {self.lr:g}")
+        self._check_optimizer()
+
+    def _check_optimizer(self) -> None:
+        _one_of("schedule", self.schedule, tuple(SCHEDULES))
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: expected a number in [0, 1), got {self.momentum:g}")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum: needs --optimizer sgd, got {self.optimizer!r}")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise ValueError(f"weight-decay: expected 0 or more, got {self.weight_decay:g}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"label-smoothing: expected a number in [0, 1), got {self.label_smoothing:g}"
+            )
 
     def make_rule(self) -> Rule:
         """The learning rule with its options."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from bll.distributed import Stage, stage, start
 from bll.distributed.exchange import broadcast_tensors, gather_values
+from bll.training.optimizers import BlockOptimizer
 from bll.training.updates import GroupUpdates
-from bll_kernels.optim import BlockAdam
 
 if TYPE_CHECKING:
     from bll.training.config import TrainConfig
@@ -47,7 +47,7 @@ class Ranks:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: BlockAdam,
+        optimizer: BlockOptimizer,
         config: TrainConfig,
         example: Tensor,
         threads: int,

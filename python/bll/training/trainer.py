@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from bll import param_groups, wrap
-from bll.data import BatchSampler, ImageData, to_splits
+from bll import wrap
+from bll.data import Augmentation, BatchSampler, ImageData, channel_statistics, to_splits
 from bll.executor import executor
 from bll.models import build_network
 from bll.training.config import TrainConfig
 from bll.training.evaluation import evaluate
 from bll.training.history import EpochRecord
 from bll.training.meters import LossMeter, StepTimer
-from bll.training.schedule import one_cycle
+from bll.training.optimizers import make_optimizer
+from bll.training.schedule import SCHEDULES
 from bll.training.updates import GroupUpdates
-from bll_kernels.optim import BlockAdam
 from bll_kernels.pipeline.executor import Executor
 
 if TYPE_CHECKING:
@@ -93,6 +93,9 @@ class Trainer:
         self.train, self.test = to_splits(
             data, dtype=dtype, device=self.device, channels_last=channels_last
         )
+        mean, std = channel_statistics(data.train_images)
+        black = torch.from_numpy(-mean / std).to(self.device, dtype)
+        self.augment = Augmentation(config.crop, config.flip, black, config.seed)
         torch.manual_seed(config.seed)
         network = build_network(
             config.model,
@@ -111,9 +114,10 @@ class Trainer:
             rule=config.make_rule(),
             num_classes=data.num_classes,
             example=self.train.images[:2],
+            label_smoothing=config.label_smoothing,
             seed=config.seed,
         )
-        self.optimizer = BlockAdam(param_groups(self.model, lr=config.lr))
+        self.optimizer = make_optimizer(self.model, config)
         self.ranks = self._make_ranks() if config.executor == "distributed" else None
         runs_here = config.executor in ("pipelined", "auto")
         self.executor = self._make_executor() if runs_here else None
@@ -221,10 +225,12 @@ class Trainer:
         return True
 
     def _step(self) -> None:
-        rate = one_cycle(self.steps_done, self.config.epochs * self.steps_per_epoch, self.config.lr)
+        config, step = self.config, self.steps_done
+        rate = SCHEDULES[config.schedule](step, config.epochs * self.steps_per_epoch, config.lr)
         indices = self.sampler.next_batch().to(self.device, non_blocking=True)
         self.timer.start()
-        images, labels = self.train.images[indices], self.train.labels[indices]
+        images = self.augment(self.train.images[indices], step)
+        labels = self.train.labels[indices]
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self.ranks is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from bll_kernels.optim import BlockAdam
+from bll.training.optimizers import BlockOptimizer
 
 
 class GroupUpdates:
@@ -17,7 +17,7 @@ class GroupUpdates:
         parameters: Of the block, its message included.
     """
 
-    def __init__(self, optimizer: BlockAdam, parameters: Sequence[Tensor]) -> None:
+    def __init__(self, optimizer: BlockOptimizer, parameters: Sequence[Tensor]) -> None:
         place = {id(parameter): at for at, parameter in enumerate(parameters)}
         self.optimizer = optimizer
         self.parameters = list(parameters)

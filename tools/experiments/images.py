@@ -1,0 +1,76 @@
+"""Runs on image sets: `bll train` in this process, one row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from bll.data import ImageData
+from bll.training.options import new_config
+from bll.training.trainer import Trainer, TrainingError
+
+KEY: Final = ("dataset", "model", "width", "rule", "rule_options", "blocks", "epochs", "lr", "seed")
+COLUMNS: Final = (
+    *KEY,
+    "family",
+    "optimizer",
+    "weight_decay",
+    "schedule",
+    "crop",
+    "flip",
+    "batch_size",
+    "dtype",
+    "device",
+    "train_images",
+    "params",
+    "params_with_feedback",
+    "test_accuracy",
+    "best_test_accuracy",
+    "train_loss",
+)
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number."""
+
+
+class _Silent:
+    def on_step(self, trainer: Trainer) -> None:
+        """Nothing to say."""
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        """Nothing to say."""
+
+
+def train(run: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
+    """Train once.
+
+    Args:
+        run: Options by field name of `TrainConfig`.
+        data: The image set.
+
+    Returns:
+        The row: the options as they were used, and the results.
+
+    Raises:
+        Diverged: The loss is not finite.
+    """
+    config = new_config(run)
+    trainer = Trainer(config, data)
+    try:
+        trainer.run(_Silent(), lambda: False)
+    except TrainingError as error:
+        raise Diverged(str(error)) from error
+    record = config.to_record()
+    own = [p.numel() for n, p in trainer.model.named_parameters() if not n.startswith("bll.")]
+    return {
+        **{name: record[name] for name in COLUMNS if name in record},
+        **{name: run.get(name) for name in KEY},
+        "family": trainer.family or "",
+        "train_images": len(data.train_labels),
+        "params": sum(own),
+        "params_with_feedback": sum(p.numel() for p in trainer.model.parameters()),
+        "test_accuracy": round(trainer.history[-1].test_accuracy, 3),
+        "best_test_accuracy": round(max(e.test_accuracy for e in trainer.history), 3),
+        "train_loss": round(trainer.history[-1].train_loss, 5),
+    }

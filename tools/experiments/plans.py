@@ -1,0 +1,95 @@
+"""What every experiment trains. A row of its table is one run: one set of options and one seed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from tools.experiments import reversal
+
+Options = Mapping[str, Any]
+
+SEEDS: Final = (0, 1, 2)
+#: Two linear layers of 256 units a block.
+MLP: Final = {
+    "dataset": "fashion-mnist", "model": "mlp", "width": 256, "epochs": 3, "batch_size": 200,
+    "lr": 2e-3, "blocks": 4, "rule": "bll", "rule_options": {},
+}  # fmt: skip
+#: Stages of 16, 32, 64 and 128 channels on maps of 14x14 and smaller.
+RESNET: Final = {
+    "dataset": "fashion-mnist", "model": "resnet10", "width": 16, "epochs": 2, "batch_size": 100,
+    "lr": 2e-3, "blocks": 4, "rule": "bll", "rule_options": {},
+}  # fmt: skip
+
+
+def _runs(
+    base: Options, changes: Iterable[Options], seeds: Iterable[int] = SEEDS
+) -> list[dict[str, Any]]:
+    """One run for every change of the base and every seed."""
+    return [{**base, **change, "seed": seed} for change in changes for seed in seeds]
+
+
+def _with(rule: str, **rule_options: Any) -> dict[str, Any]:
+    return {"rule": rule, "rule_options": rule_options}
+
+
+def _rules() -> list[dict[str, Any]]:
+    names = ("bp", "bll", "pred", "pred-sim", "bll-kl", "bll-proto", "fa", "frozen")
+    return _runs(RESNET, [{"rule": name} for name in names])
+
+
+def _depth() -> list[dict[str, Any]]:
+    """The mlp grows with its blocks; the residual network of eight units is cut more finely."""
+    rules = ("bp", "bll", "bll-kl", "fa")
+    mlps = [{"rule": r, "blocks": b} for r, b in itertools.product(rules, (1, 2, 4, 8))]
+    return _runs(MLP, mlps)
+
+
+def _grid() -> list[dict[str, Any]]:
+    pools = (("mean", 1), ("mean", 2), ("mean", 4), ("max", 1), ("max", 4))
+    return _runs(RESNET, [_with("bll", pool=[kind, grid]) for kind, grid in pools])
+
+
+def _scale() -> list[dict[str, Any]]:
+    stds = [_with("bll", std=std) for std in (0.01, 0.0625, 0.25, 1.0)]
+    gains = [_with("bll", gain=gain) for gain in (0.25, 4.0)]
+    tilts = [_with("bll", tilt=tilt) for tilt in (0.25, 4.0)]
+    bernoulli = [{**_with("bll", gain=gain), "family": "bernoulli"} for gain in (1.0, 4.0, 16.0)]
+    kl = [_with("bll-kl", std=std) for std in (0.25, 1.0, 4.0)]
+    return _runs(MLP, [*stds, *gains, *tilts, *bernoulli, *kl])
+
+
+def _feedback() -> list[dict[str, Any]]:
+    kinds = [_with("bll", feedback=kind) for kind in ("learned", "fixed", "chained")]
+    return _runs(MLP, kinds) + _runs(RESNET, kinds[1:])
+
+
+def _reversal() -> list[dict[str, Any]]:
+    base = {**reversal.FIXED, "rule_options": {}, "depth": 20, "width": 64, "lr": 1e-3}
+    local = [{"rule": "bll", "blocks": blocks} for blocks in (20, 10, 5, 4, 2, 1)]
+    rates = [
+        {"rule": rule, "blocks": blocks, "lr": lr}
+        for (rule, blocks), lr in itertools.product((("bp", 1), ("bll", 20)), (3e-4, 3e-3))
+    ]
+    forms = [
+        _with("bll", feedback="fixed"),
+        _with("bll", family="bernoulli"),
+        _with("bll-kl"),
+        _with("pred"),
+        _with("pred-sim"),
+    ]
+    every_layer = [{**form, "blocks": 20} for form in forms]
+    compared = _runs(base, [{"rule": "bp", "blocks": 1}, *local])
+    return compared + _runs(base, [*rates, *every_layer], seeds=SEEDS[:1])
+
+
+IMAGES: Final = {
+    "rules": _rules,
+    "depth": _depth,
+    "grid": _grid,
+    "scale": _scale,
+    "feedback": _feedback,
+}
+SEQUENCES: Final = {"reversal": _reversal}
+NAMES: Final = (*IMAGES, *SEQUENCES)
