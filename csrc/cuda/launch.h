@@ -1,5 +1,5 @@
-// What lets one .cu serve nvcc and the host emulator of tests/cuda: shared memory and launches go
-// through two macros; everything else is plain CUDA C++.
+// What lets one .cu serve nvcc and the host emulator of tests/cuda: shared memory, launches and what
+// blocks of a cluster share go through macros; everything else is plain CUDA C++.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,6 +11,8 @@
 #else
 // An array of `count` in shared memory; alone on its line.
 #define BLL_SHARED(type, name, count) __shared__ type name[count]
+// What a launch gives beyond that, as bytes; 16 bytes aligned.
+#define BLL_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 // A kernel template goes in parentheses: BLL_LAUNCH((kernel<float>), grid, block, stream, args...).
 #define BLL_LAUNCH(kernel, grid, block, stream, ...) \
   kernel<<<(grid), (block), 0, (stream)>>>(__VA_ARGS__)

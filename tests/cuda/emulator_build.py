@@ -28,6 +28,8 @@ from native_build.targets import (  # noqa: E402
 )
 
 HERE = Path("tests/cuda")
+#: What most sources include, compiled once: headers of the toolkit, of torch and of C++.
+PREFIX = HERE / "emulator_prefix.h"
 FLAGS = [
     *("-std=c++20", "-O1", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast"),
     *("-fno-math-errno", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"),
@@ -56,17 +58,22 @@ def build(sanitize: bool = False) -> Path:
     extra = SANITIZE if sanitize else []
     flags = [*FLAGS, *extra, *torch.compile, *include(find_cuda().include)]
     cxx = command_line([*compiler, *flags, f"-I{CSRC}", f"-I{HERE}"])
+    header = folder / PREFIX.name
     link = command_line([*extra, "-Wl,--exclude-libs,ALL", *torch.link])
     lines = [
         f"builddir = {escape(folder)}",
-        f"rule cxx\n  command = {cxx} -MMD -MF $out.d -x c++ -c $in -o $out",
+        f"rule prefix\n  command = {cxx} -x c++-header $in -o $out",
+        f"build {escape(header)}.gch: prefix {escape(PREFIX)}",
+        # Without the compiled header, the name in the build folder names nothing: it must be there.
+        f"rule cxx\n  command = {cxx} -include {escape(header)} -Winvalid-pch "
+        "-MMD -MF $out.d -x c++ -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc",
         f"rule link\n  command = {command_line(compiler)} -shared $in -o $out {link}",
     ]
     objects = []
     for source in emulated_sources():
         objects.append(escape(folder / f"{'_'.join(source.with_suffix('').parts)}.o"))
-        lines.append(f"build {objects[-1]}: cxx {escape(source)}")
+        lines.append(f"build {objects[-1]}: cxx {escape(source)} | {escape(header)}.gch")
     library = folder / "emulated.so"
     lines.append(f"build {escape(library)}: link {' '.join(objects)}")
     (ROOT / folder).mkdir(parents=True, exist_ok=True)
