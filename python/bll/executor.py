@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
 from typing import Final
 
@@ -22,13 +23,27 @@ _TRAINED: Final = attrgetter("requires_grad")
 class WrappedBlock:
     """Some children of a wrapped `nn.Sequential` and their local loss.
 
+    Args:
+        handle: Of the wrapped model.
+        index: Number of the block.
+        children: What it runs, in order.
+        autocast: Dtype that forward and loss run in by `torch.autocast`; None: in that of the
+            parameters.
+
     Attributes:
         name: The block's name, as in `model.bll`.
         reads: What the model's rule reads.
     """
 
-    def __init__(self, handle: LocalLearning, index: int, children: list[nn.Module]) -> None:
+    def __init__(
+        self,
+        handle: LocalLearning,
+        index: int,
+        children: list[nn.Module],
+        autocast: torch.dtype | None = None,
+    ) -> None:
         self.handle = handle
+        self.autocast = autocast
         self.index = index
         self.children = children
         self.name = handle.blocks[index].name
@@ -40,9 +55,9 @@ class WrappedBlock:
         self._owners = [
             (module._buffers, name) for module in self._modules for name in module._buffers
         ]
-        # A block before this one whose output this one writes to hands on a copy.
         self._keeps_input = not self._last and "input" in self.reads
         self._input: Tensor | None = None
+        # A block before this one whose output this one writes to hands on a copy.
         self._copies = index > 0 and handle.blocks[index - 1].hands_on_copy
 
     @property
@@ -83,16 +98,23 @@ class WrappedBlock:
         self.keep_input(x)
         if self._copies:
             x = x.clone()
-        for child in self.children:
-            x = child(x)
+        with self._casting(x):
+            for child in self.children:
+                x = child(x)
         return x
+
+    def _casting(self, x: Tensor) -> AbstractContextManager[object]:
+        if self.autocast is None:
+            return nullcontext()
+        # Weights cast once for several uses would outlive the step they belong to.
+        return torch.autocast(x.device.type, dtype=self.autocast, cache_enabled=False)
 
     def loss_and_grad(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rule's loss, or the last block's cross-entropy, and its gradient."""
         own = self._message
         # What the last forward got: a block's loss comes before its next forward.
         given, self._input = self._input, None
-        with torch.enable_grad():
+        with torch.enable_grad(), self._casting(output):
             leaf = output.detach().requires_grad_()
             loss = self.handle.block_loss(self.index, leaf, check_labels(labels), given)
             gradient, *others = torch.autograd.grad(loss, [leaf, *own])
@@ -101,11 +123,12 @@ class WrappedBlock:
         return loss.detach(), gradient
 
 
-def wrapped_blocks(model: nn.Module) -> list[WrappedBlock]:
+def wrapped_blocks(model: nn.Module, autocast: torch.dtype | None = None) -> list[WrappedBlock]:
     """Return the blocks of a wrapped `nn.Sequential` in order, each to be run apart.
 
     Args:
         model: A wrapped `nn.Sequential`, nested ones included, with known shapes.
+        autocast: As in `WrappedBlock`.
 
     Raises:
         ValueError: The model is not wrapped or not ready.
@@ -124,7 +147,7 @@ def wrapped_blocks(model: nn.Module) -> list[WrappedBlock]:
     ends = [names.index(cut) + 1 for cut in cuts] + [len(children)]
     starts = [0, *ends[:-1]]
     return [
-        WrappedBlock(handle, index, [child for _, child in children[start:end]])
+        WrappedBlock(handle, index, [child for _, child in children[start:end]], autocast)
         for index, (start, end) in enumerate(zip(starts, ends, strict=True))
     ]
 
@@ -140,6 +163,7 @@ def executor(
     threads: int = 1,
     seed: int = 0,
     local_step: str = "auto",
+    autocast: torch.dtype | None = None,
 ) -> Executor:
     """Return an executor that trains a wrapped `nn.Sequential` block by block.
 
@@ -159,14 +183,20 @@ def executor(
         seed: Of the random numbers drawn in forward passes.
         local_step: "auto", without autograd where a block's step can be traced; "autograd"; or
             "traced" or "compiled", which raise where it cannot. See `Executor`.
+        autocast: torch.bfloat16 or torch.float16 for blocks that run under `torch.autocast`;
+            outputs cross borders in the dtype that gives. Losses are not scaled.
 
     Raises:
         ValueError: The model is not wrapped or not ready, its rule needs gradients of later
             blocks, or an option is out of its range.
         TypeError: The model is no `nn.Sequential`, or is cut inside a module that is none.
     """
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"autocast: expected torch.bfloat16, torch.float16 or None, got {autocast!r}"
+        )
     return Executor(
-        wrapped_blocks(model),
+        wrapped_blocks(model, autocast),
         optimizer_factory,
         mode=mode,
         depth=depth,

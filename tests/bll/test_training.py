@@ -67,6 +67,29 @@ def test_dtypes(model, dtype):
     assert trainer.history[-1].test_accuracy > 60.0
 
 
+def test_bfloat16_on_the_executor_learns_as_in_the_loop():
+    config = dataclasses.replace(PATTERNS, dtype="bfloat16", blocks=2, epochs=12)
+    loop = trained(config)
+    overlapped = trained(dataclasses.replace(config, executor="pipelined"))
+    assert set(overlapped.executor.paths.values()) == {"traced"}
+    assert abs(overlapped.history[-1].test_accuracy - loop.history[-1].test_accuracy) < 5.0
+    assert {p.dtype for p in overlapped.model.parameters()} == {torch.float32}
+
+
+def test_on_a_gpu_s_executor_the_rate_lies_in_memory(monkeypatch):
+    trainer = Trainer(dataclasses.replace(PATTERNS, executor="pipelined"), image_data())
+    monkeypatch.setattr(trainer, "device", torch.device("cuda"))
+    made = torch.tensor
+    # There is no GPU: its tensors lie on the CPU.
+    monkeypatch.setattr(torch, "tensor", lambda value, dtype, device: made(value, dtype=dtype))
+    trainer._set_rate(0.5)
+    rates = [group["lr"] for group in trainer.optimizer.param_groups]
+    trainer._set_rate(0.25)
+    groups = trainer.optimizer.param_groups
+    assert all(group["lr"] is rate for group, rate in zip(groups, rates, strict=True))
+    assert all(float(rate) == 0.25 for rate in rates)
+
+
 def test_same_seed_same_bits_and_another_seed_others():
     first, second = trained(), trained()
     other = trained(dataclasses.replace(PATTERNS, seed=1))
@@ -113,7 +136,11 @@ def test_options_that_do_not_fit(change, message):
         ({"rule": "hebb"}, "rule: expected one of"),
         ({"family": "cauchy"}, "cauchy"),
         ({"rule": "bp", "family": "gaussian"}, "family"),
-        ({"executor": "graphed"}, "executor: expected one of sequential, pipelined, auto, distr"),
+        (
+            {"executor": "wide"},
+            "executor: expected one of sequential, pipelined, graphed, auto, di",
+        ),
+        ({"executor": "graphed"}, "executor: graphed needs --device cuda, got 'cpu'"),
         ({"depth": 2}, "depth, micro-batches: need --executor pipelined"),
         ({"micro_batches": 2}, "depth, micro-batches: need --executor pipelined"),
         ({"executor": "pipelined", "depth": 9}, "depth: expected at most 3 blocks, got 9"),
@@ -121,7 +148,7 @@ def test_options_that_do_not_fit(change, message):
         ({"executor": "pipelined", "micro_batches": 7}, "micro-batches: expected a divisor"),
         ({"executor": "pipelined", "rule": "bp"}, "executor: rule 'bp' needs gradients of later"),
         ({"executor": "pipelined", "rule": "dfa"}, "executor: rule 'dfa' reads error, which other"),
-        ({"executor": "pipelined", "dtype": "bfloat16"}, "executor: pipelined runs in float32"),
+        ({"executor": "distributed", "dtype": "bfloat16"}, "dtype: --distributed runs in float32"),
         ({"dtype": "int8"}, "dtype: expected one of"),
         ({"blocks": 0}, "blocks: expected at least 1, got 0"),
         ({"epochs": 0}, "epochs: expected at least 1, got 0"),

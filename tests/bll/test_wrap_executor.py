@@ -57,6 +57,35 @@ def test_same_bits_overlapped(rule: str) -> None:
             assert_same_bits(left.output, right.output)
 
 
+def test_autocast_is_that_of_the_ordinary_loop() -> None:
+    x, y = digits()
+    models = [wrapped() for _ in range(3)]
+    runs = [
+        bll.executor(models[0], adam, autocast=torch.bfloat16),
+        bll.executor(models[1], adam, mode="pipelined", autocast=torch.bfloat16),
+    ]
+    optimizer = torch.optim.Adam(bll.param_groups(models[2], lr=2e-3), fused=True)
+    for i in range(0, 240, 40):
+        batch, labels = x[i : i + 40], y[i : i + 40]
+        results = [run.step(batch, labels) for run in runs]
+        with torch.autocast("cpu", torch.bfloat16):
+            out = models[2](batch, y=labels)
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+        assert results[0].output.dtype == out.logits.dtype == torch.bfloat16
+        for name, loss in results[0].losses.items():
+            torch.testing.assert_close(loss, out.block_losses[name].detach(), rtol=2e-2, atol=1e-2)
+    assert set(runs[0].paths.values()) == {"traced"}
+    want = models[0].state_dict()
+    for key, value in models[1].state_dict().items():
+        assert_same_bits(value, want[key])
+    with pytest.raises(
+        ValueError, match=r"autocast: expected torch\.bfloat16, torch\.float16 or None"
+    ):
+        bll.executor(models[0], adam, autocast=torch.float32)
+
+
 @pytest.mark.parametrize("rule", ["bll", "bll-kl"])
 def test_steps_equal_the_ordinary_loop(rule: str) -> None:
     x, y = digits()

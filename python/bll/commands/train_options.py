@@ -42,11 +42,10 @@ def train(
         typer.Option(help="Hidden units (mlp), or first channels (others). Default: the model's."),
     ] = None,
     executor: Annotated[
-        str | None, typer.Option(help="sequential, pipelined or auto. Default: sequential.")
+        str | None,
+        typer.Option(help="sequential, pipelined, graphed or auto. Default: sequential."),
     ] = None,
-    depth: Annotated[
-        int | None, typer.Option(help="Blocks in flight of pipelined. Default: all.")
-    ] = None,
+    depth: Annotated[int | None, typer.Option(help="Blocks in flight. Default: all.")] = None,
     distributed: Annotated[
         bool, typer.Option("--distributed", help="Blocks over the ranks that torchrun started.")
     ] = False,

@@ -17,7 +17,7 @@ from bll.training.schedule import SCHEDULES
 from bll_kernels.pipeline.block import LOCAL_READS
 from bll_kernels.pipeline.certificate import TOO_LATE
 
-EXECUTORS = ("sequential", "pipelined", "auto", "distributed")
+EXECUTORS = ("sequential", "pipelined", "graphed", "auto", "distributed")
 DTYPES = ("float32", "float64", "bfloat16")
 
 
@@ -41,7 +41,8 @@ class TrainConfig:
             values JSON can hold. Absent ones take the rule's defaults.
         width: Width of the network; ``None`` for its default.
         executor: How the blocks of a step are run: ``sequential`` (one ordinary loop), or
-            ``pipelined`` (`bll.executor`: several blocks at once), or ``auto`` (the fastest mode
+            ``pipelined`` (`bll.executor`: several blocks at once), or ``graphed`` (on a GPU, the
+            whole step as one CUDA graph), or ``auto`` (the fastest mode
             of `bll.executor`, measured while it trains), or ``distributed`` (`bll.distributed`:
             blocks over the ranks that torchrun started).
         depth: Blocks in flight of ``pipelined``; ``None`` for all.
@@ -133,7 +134,8 @@ class TrainConfig:
         if self.executor == "sequential":
             if self.depth not in (None, 1) or self.micro_batches != 1:
                 raise ValueError(
-                    "depth, micro-batches: need --executor pipelined or auto, or --distributed"
+                    "depth, micro-batches: need --executor pipelined, graphed or auto, or "
+                    "--distributed"
                 )
             return
         if self.depth is not None and self.executor == "distributed":
@@ -156,8 +158,10 @@ class TrainConfig:
                 f"executor: rule {self.rule!r} reads {', '.join(sorted(foreign))}, which other "
                 f"blocks change; {way} runs it"
             )
-        if self.dtype == "bfloat16":
-            raise ValueError(f"executor: {self.executor} runs in float32 or float64")
+        if self.dtype == "bfloat16" and self.executor == "distributed":
+            raise ValueError("dtype: --distributed runs in float32 or float64, got bfloat16")
+        if self.executor == "graphed" and not self.device.startswith("cuda"):
+            raise ValueError(f"executor: graphed needs --device cuda, got {self.device!r}")
 
     def to_record(self) -> dict[str, Any]:
         """The options as values JSON can hold."""

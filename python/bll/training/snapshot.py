@@ -43,13 +43,21 @@ def capture(trainer: Trainer) -> tuple[Tensors, Record]:
     record: Record = {
         "config": trainer.config.to_record(),
         "optimizer_state": plain_state,
-        "optimizer_groups": optimizer["param_groups"],
+        "optimizer_groups": [_plain(group) for group in optimizer["param_groups"]],
         "sampler_position": sampler.position,
         "losses": {"names": list(trainer.losses.names), "steps": trainer.losses.steps},
         "epoch_seconds": trainer.epoch_seconds,
         "history": [epoch.to_record() for epoch in trainer.history],
     }
     return tensors, record
+
+
+def _plain(group: dict[str, Any]) -> dict[str, Any]:
+    """A group of the optimiser as JSON has it: a learning rate in memory as its number."""
+    return {
+        name: value.item() if isinstance(value, torch.Tensor) else value
+        for name, value in group.items()
+    }
 
 
 def restore(trainer: Trainer, tensors: Mapping[str, torch.Tensor], record: Record) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from torch import Tensor
 
 from bll import wrap
 from bll.data import Augmentation, BatchSampler, ImageData, channel_statistics, to_splits
@@ -119,7 +120,7 @@ class Trainer:
         )
         self.optimizer = make_optimizer(self.model, config)
         self.ranks = self._make_ranks() if config.executor == "distributed" else None
-        runs_here = config.executor in ("pipelined", "auto")
+        runs_here = config.executor in ("pipelined", "graphed", "auto")
         self.executor = self._make_executor() if runs_here else None
         self.history: list[EpochRecord] = []
         self.losses = LossMeter(self.device)
@@ -135,6 +136,7 @@ class Trainer:
             micro_batches=self.config.micro_batches,
             threads=self.threads,
             seed=self.config.seed,
+            autocast=self.autocast,
         )
 
     def _make_ranks(self) -> Ranks:
@@ -231,8 +233,7 @@ class Trainer:
         self.timer.start()
         images = self.augment(self.train.images[indices], step)
         labels = self.train.labels[indices]
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self._set_rate(rate)
         if self.ranks is not None:
             self.ranks.step(images, labels, self.steps_done - 1)
             self.timer.stop()
@@ -253,6 +254,20 @@ class Trainer:
             loss, losses = out.loss, out.block_losses
         self.timer.stop()
         self.losses.add(loss, losses)
+
+    def _set_rate(self, rate: float) -> None:
+        """The learning rate of the next step.
+
+        A captured graph reads it from memory: as a number it would need a graph for every step.
+        """
+        in_memory = self.executor is not None and self.device.type == "cuda"
+        for group in self.optimizer.param_groups:
+            if not in_memory:
+                group["lr"] = rate
+            elif isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = torch.tensor(rate, dtype=torch.float32, device=self.device)
 
     def _close_epoch(self, accuracy: float, test_seconds: float) -> None:
         loss, block_losses = self.losses.means()
