@@ -117,6 +117,10 @@ def balanced(units: list[Unit], count: int, cost: Callable[[Unit], float]) -> tu
     Raises:
         ValueError: There are fewer units than that.
     """
+    if not units:
+        raise ValueError(
+            f"blocks: the model has no child modules with weights to cut after, got {count} blocks"
+        )
     if not 1 <= count <= len(units):
         raise ValueError(
             f"blocks: expected a count from 1 to {len(units)} (the model's weighted modules), "

@@ -182,3 +182,8 @@ def test_wrong_number_of_classes():
     model = bll.wrap(seeded(mlp), num_classes=5, example=X)
     with pytest.raises(ValueError, match=r"num_classes\] = \[2, 5\], got \[2, 3\]"):
         model(X, Y)
+
+
+def test_nothing_to_cut_after() -> None:
+    with pytest.raises(ValueError, match="no child modules with weights to cut after, got 3"):
+        bll.wrap(torch.nn.Linear(3, 3), blocks=3, num_classes=3)
