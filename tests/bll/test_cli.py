@@ -104,7 +104,7 @@ BAD_OPTIONS = {
         "rule-option feedback: expected one of 'learned', 'fixed', 'chained', got 'best'",
     ),
     "family of bp": ([*FAST, "--rule", "bp", "--family", "gaussian", "--out", "OUT"], "family"),
-    "absent executor": ([*FAST, "--executor", "graphed", "--out", "OUT"], "got 'graphed'"),
+    "absent executor": ([*FAST, "--executor", "wide", "--out", "OUT"], "got 'wide'"),
     "unknown dtype": ([*FAST, "--dtype", "int8", "--out", "OUT"], "got 'int8'"),
     "unknown device": ([*FAST, "--device", "toaster", "--out", "OUT"], "toaster"),
     "absent device": ([*FAST, "--device", "cuda:99", "--out", "OUT"], "cuda:99 is not there"),
