@@ -39,7 +39,7 @@ test:
 	@python=$$(sh tools/environment.sh test "$(TORCH)") && \
 	sh tools/core_tests.sh "$$python" && \
 	BLL_REQUIRE="$$(sh tools/required_backends.sh)" \
-	    "$$python" -m pytest $(WORKERS) -m "$(if $(SLOW),,not slow and )not long" $(ARGS)
+	    "$$python" -m pytest $(WORKERS) --durations=20 -m "$(if $(SLOW),,not slow and )not long" $(ARGS)
 
 test-long:
 	@mkdir -p runs
