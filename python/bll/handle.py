@@ -107,6 +107,8 @@ class LocalLearning(nn.Module):
     def complete(self, blocks: tuple[Block, ...], model: nn.Module) -> None:
         """Take the surveyed blocks and give the message modules their shapes."""
         parameters = dict(model.named_parameters())
+        for own, following in zip(self._own_messages(), blocks[1:], strict=False):
+            own.watch([model.get_submodule(name) for name in following.modules])
         for block, message in zip(blocks, self._messages(), strict=False):
             if message is None or message.ready or block.feature is None:
                 continue

@@ -145,6 +145,15 @@ def dgl(h, y, message):
     return functional.cross_entropy(h @ message.head.weight.T + message.head.bias, y)
 
 
+def dgl_momentum(h, y, message):
+    """What the average gives, written out: it is one layer in these tests."""
+    linear = h.dim() == 2
+    by = functional.linear if linear else functional.conv2d
+    layer, mixed = message.average, message.shortcut if linear else message.shortcut[1]
+    ahead = by(h, layer.weight, layer.bias, **({} if linear else {"padding": 1}))
+    return dgl(ahead + by(h, mixed.weight), y, message)
+
+
 def two_convolutions(feature):
     """An auxiliary network of one's own; it also serves vectors."""
     if len(feature.sample_shape) < 3:
@@ -179,6 +188,7 @@ ROWS = [
     Row(get_rule("ccl"), ccl, 85),
     Row(get_rule("dgl"), dgl, 90),
     Row(get_rule("dgl", aux=two_convolutions), dgl, 90),
+    Row(get_rule("dgl", aux="momentum"), dgl_momentum, 90),
     Row(get_rule("dfa"), None, 85),
     Row(get_rule("fa"), None, 75),
     Row(get_rule("bp"), None, 93),

@@ -25,6 +25,10 @@ def materialised(rule, feature, classes):
     message = rule.make_message(classes, 3, None)
     if message is None:
         return None, spec
+    if "next" in rule.reads:
+        width = feature.shape[1]
+        layer = nn.Linear(width, 7) if feature.dim() == 2 else nn.Conv2d(width, 7, 3, padding=1)
+        message.watch([layer.double()])
     if rule.reads >= {"next-feedback"}:
         above = rule.make_message(classes, 4, None)
         message.follow(above)
