@@ -13,6 +13,7 @@ from torch import nn
 from wrap_nets import ResNet, Tokens, hook_count, same, seeded, snapshot
 
 import bll
+from bll.rules import get_rule
 from bll_kernels.optim import BlockAdam
 from bll_kernels.pipeline.block import LOCAL_READS
 
@@ -221,6 +222,22 @@ def test_the_executor_gives_the_same_bits_in_every_mode(row):
         run.run([(x[i : i + 40], y[i : i + 40]) for i in range(0, 200, 40)])
         states.append(snapshot(model))
     assert same(*states)
+
+
+@pytest.mark.parametrize("options", [{}, {"aux": "momentum"}], ids=str)
+def test_traced_steps_leave_the_buffers_of_messages_as_autograd_does(options):
+    """Batch statistics and moving averages: a trace is tried out on the first micro-batch."""
+    x, y = digits()
+    states = []
+    for local_step in ("autograd", "traced"):
+        model = seeded(narrow, 1)
+        rule = get_rule("dgl", **options)
+        bll.wrap(model, rule=rule, num_classes=10, example=x[:2], seed=1)
+        run = bll.executor(model, lambda p: torch.optim.SGD(p, lr=0.01), local_step=local_step)
+        run.run([(x[i : i + 40], y[i : i + 40]) for i in range(0, 120, 40)])
+        states.append(snapshot(model))
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(states[1][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize(
