@@ -2,6 +2,7 @@
 
 from bll.blocks import Block
 from bll.compiling import compile_blocks
+from bll.contrast import contrast
 from bll.executor import executor
 from bll.feedback import ClassTable, Message
 from bll.handle import LocalLearning
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "clip_grad_norm_",
     "compile_blocks",
+    "contrast",
     "executor",
     "get_rule",
     "load",

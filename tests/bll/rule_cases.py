@@ -77,6 +77,12 @@ def cafo(h, y, message):
     return functional.cross_entropy(scores, y) + 0.0 * h.sum()
 
 
+def ff(h, y, message):
+    goodness = h.flatten(1).square().mean(1)
+    right, wrong = goodness[0::3] - 1, goodness[1::3] - 1
+    return torch.stack([torch.log1p(torch.exp(-right)), torch.log1p(torch.exp(wrong))]).mean()
+
+
 def sim(h, y, message):
     if message.kind != "none":
         by = functional.conv2d if h.dim() == 4 else functional.linear
@@ -193,6 +199,7 @@ ROWS = [
     Row(get_rule("mono-forward"), mono_forward, 92),
     Row(get_rule("drtp"), drtp, 75),
     Row(get_rule("tpsgd"), tpsgd, 65),
+    Row(get_rule("ff"), ff, 80),
     Row(get_rule("cafo"), cafo, 55),
     Row(get_rule("sll"), sll, 80),
     Row(get_rule("ccl"), ccl, 85),

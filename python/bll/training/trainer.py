@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from bll import param_groups, wrap
+from bll import contrast, param_groups, wrap
 from bll.data import BatchSampler, ImageData, to_splits
 from bll.executor import executor
 from bll.models import build_network
@@ -224,7 +224,9 @@ class Trainer:
         rate = one_cycle(self.steps_done, self.config.epochs * self.steps_per_epoch, self.config.lr)
         indices = self.sampler.next_batch().to(self.device, non_blocking=True)
         self.timer.start()
-        images, labels = self.train.images[indices], self.train.labels[indices]
+        images, labels = contrast(
+            self.model, self.train.images[indices], self.train.labels[indices]
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self.ranks is not None:
