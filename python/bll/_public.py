@@ -2,12 +2,14 @@
 
 from bll.blocks import Block
 from bll.compiling import compile_blocks
+from bll.contrast import contrast
 from bll.executor import executor
 from bll.feedback import ClassTable, Message
 from bll.handle import LocalLearning
 from bll.locality import LocalityError
 from bll.optim import clip_grad_norm_, param_groups
 from bll.output import LocalOutput
+from bll.prediction import predict
 from bll.rules import Rule, get_rule, rule_names
 from bll.shallow import ShallowBlockWarning
 from bll.state import load, save
@@ -26,10 +28,12 @@ __all__ = [
     "__version__",
     "clip_grad_norm_",
     "compile_blocks",
+    "contrast",
     "executor",
     "get_rule",
     "load",
     "param_groups",
+    "predict",
     "rule_names",
     "save",
     "unwrap",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
 from typing import Final
@@ -52,8 +52,11 @@ class WrappedBlock:
         own = [p for child in children for p in child.parameters() if p.requires_grad]
         self._message = self._trained_by_loss()
         self._parameters = [*own, *self._message]
+        of_message = list(self._own_message())
         self._owners = [
-            (module._buffers, name) for module in self._modules for name in module._buffers
+            (module._buffers, name)
+            for module in (*self._modules, *of_message)
+            for name in module._buffers
         ]
         self._keeps_input = not self._last and "input" in self.reads
         self._input: Tensor | None = None
@@ -63,6 +66,10 @@ class WrappedBlock:
     @property
     def _last(self) -> bool:
         return self.index == len(self.handle.blocks) - 1
+
+    def _own_message(self) -> Iterator[nn.Module]:
+        messages = self.handle.messages
+        return messages[self.index].modules() if self.index < len(messages) else iter(())
 
     def _trained_by_loss(self) -> list[Tensor]:
         messages = self.handle.messages
@@ -75,7 +82,7 @@ class WrappedBlock:
         return self._parameters
 
     def buffers(self) -> Sequence[Tensor]:
-        """The children's buffers."""
+        """The children's buffers, then the message's."""
         return [x for owner, name in self._owners if (x := owner[name]) is not None]
 
     def trace_key(self) -> Hashable:

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
-from wrap_nets import ResNet, Tokens, seeded
+from wrap_nets import ResNet, Tokens, hook_count, seeded
 
 import bll
 from bll.features import FeatureSpec
@@ -90,3 +91,55 @@ def test_sll_refuses_neighbours_of_unlike_rows():
     )
     with pytest.raises(ValueError, match=r"'layers.0' with the next row by row; .* 4 and 24 rows"):
         model.bll.block_loss(1, torch.zeros(4, 6, 8), labels, pooled)
+
+
+def test_the_average_follows_the_next_block():
+    x, y = data()
+    rule = get_rule("dgl", aux="momentum", decay=0.75)
+    model = bll.wrap(seeded(ResNet).double(), ["layer1"], num_classes=3, rule=rule, example=x)
+    (name, *_) = model.bll.blocks[1].modules
+    live = dict(model.get_submodule(name).named_parameters())
+    held = dict(model.bll.messages[0].average.named_buffers())
+    expected = {key: tensor.detach().clone() for key, tensor in live.items()}
+    assert expected and all(torch.equal(held[key], expected[key]) for key in expected)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(3):
+        for key in expected:
+            expected[key] = 0.75 * expected[key] + 0.25 * live[key].detach()
+        out = model(x, y=y)
+        out.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        for key, tensor in expected.items():
+            torch.testing.assert_close(held[key], tensor, rtol=1e-12, atol=1e-13)
+    assert not any(torch.equal(held[key], live[key]) for key in expected)
+
+
+class Pair(nn.Module):
+    """Takes two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x, y):
+        return self.linear(x) + y
+
+
+class TwoInputs(nn.Module):
+    """Its second block takes more than the feature."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(8, 8), Pair(), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x), x))
+
+
+def test_momentum_refuses_a_block_that_does_not_take_the_feature_alone():
+    model, x = TwoInputs(), torch.zeros(2, 8)
+    rule = get_rule("dgl", aux="momentum")
+    with pytest.raises(ValueError, match=r"takes the feature \[2, 8\] alone; Pair does not"):
+        bll.wrap(model, ["first"], num_classes=3, rule=rule, example=x)
+    assert not hasattr(model, "bll") and hook_count(model) == 0

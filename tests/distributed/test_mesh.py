@@ -43,13 +43,14 @@ def test_two_replicas_equal_the_whole_batch(rule: str) -> None:
     start = {name: x.clone() for name, x in model.state_dict().items()}
     for x, labels in jobs.batches(steps, 32):
         run.step(x, labels)
+    trained = {name for name, _ in model.named_parameters()}
     for name, want in model.state_dict().items():
         for rank in ranks:
             got = torch.tensor(rank["model"][name])
             assert rank["model"][name] == ranks[0]["model"][name], "replicas are equal"
             # Adam divides by the root of the gradient's square: small ones round visibly.
             torch.testing.assert_close(got, want, rtol=1e-3, atol=2e-5)
-        assert not torch.equal(want, start[name])
+        assert name not in trained or not torch.equal(want, start[name])
 
 
 def test_layout() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from bll import wrap
+from bll import contrast, wrap
 from bll.data import Augmentation, BatchSampler, ImageData, channel_statistics, to_splits
 from bll.executor import executor
 from bll.models import build_network
@@ -231,8 +231,11 @@ class Trainer:
         rate = SCHEDULES[config.schedule](step, config.epochs * self.steps_per_epoch, config.lr)
         indices = self.sampler.next_batch().to(self.device, non_blocking=True)
         self.timer.start()
-        images = self.augment(self.train.images[indices], step)
-        labels = self.train.labels[indices]
+        images, labels = contrast(
+            self.model,
+            self.augment(self.train.images[indices], step),
+            self.train.labels[indices],
+        )
         self._set_rate(rate)
         if self.ranks is not None:
             self.ranks.step(images, labels, self.steps_done - 1)
