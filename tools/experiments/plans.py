@@ -55,7 +55,7 @@ def _scale() -> list[dict[str, Any]]:
     stds = [_with("bll", std=std) for std in (0.01, 0.0625, 0.25, 1.0)]
     gains = [_with("bll", gain=gain) for gain in (0.25, 4.0)]
     tilts = [_with("bll", tilt=tilt) for tilt in (0.25, 4.0)]
-    bernoulli = [{**_with("bll", gain=gain), "family": "bernoulli"} for gain in (1.0, 4.0, 16.0)]
+    bernoulli = [_with("bll", family="bernoulli", gain=gain) for gain in (1.0, 4.0, 16.0)]
     kl = [_with("bll-kl", std=std) for std in (0.25, 1.0, 4.0)]
     return _runs(MLP, [*stds, *gains, *tilts, *bernoulli, *kl])
 
