@@ -77,7 +77,6 @@ def _reversal() -> list[dict[str, Any]]:
         _with("bll", family="bernoulli"),
         _with("bll-kl"),
         _with("pred"),
-        _with("pred-sim"),
     ]
     every_layer = [{**form, "blocks": 20} for form in forms]
     compared = _runs(base, [{"rule": "bp", "blocks": 1}, *local])
