@@ -48,7 +48,7 @@ def _depth() -> list[dict[str, Any]]:
 
 def _grid() -> list[dict[str, Any]]:
     pools = (("mean", 1), ("mean", 2), ("mean", 4), ("max", 1), ("max", 4))
-    return _runs(RESNET, [_with("bll", pool=[kind, grid]) for kind, grid in pools])
+    return _runs(RESNET | {"epochs": 1}, [_with("bll", pool=[kind, grid]) for kind, grid in pools])
 
 
 def _scale() -> list[dict[str, Any]]:
@@ -57,12 +57,12 @@ def _scale() -> list[dict[str, Any]]:
     tilts = [_with("bll", tilt=tilt) for tilt in (0.25, 4.0)]
     bernoulli = [_with("bll", family="bernoulli", gain=gain) for gain in (1.0, 4.0, 16.0)]
     kl = [_with("bll-kl", std=std) for std in (0.25, 1.0, 4.0)]
-    return _runs(MLP, [*stds, *gains, *tilts, *bernoulli, *kl])
+    return _runs(MLP | {"epochs": 2}, [*stds, *gains, *tilts, *bernoulli, *kl])
 
 
 def _feedback() -> list[dict[str, Any]]:
     kinds = [_with("bll", feedback=kind) for kind in ("learned", "fixed", "chained")]
-    return _runs(MLP, kinds) + _runs(RESNET, kinds[1:])
+    return _runs(MLP | {"epochs": 2}, kinds) + _runs(RESNET | {"epochs": 1}, kinds)
 
 
 def _reversal() -> list[dict[str, Any]]:
