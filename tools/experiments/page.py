@@ -160,5 +160,6 @@ TABLES: Final[dict[str, Callable[[Path], str]]] = {
     "grid": _listed("grid"),
     "scale": _listed("scale"),
     "feedback": _listed("feedback"),
+    "remedies": _listed("remedies"),
     "reversal": _reversal,
 }

@@ -65,6 +65,14 @@ def _feedback() -> list[dict[str, Any]]:
     return _runs(MLP | {"epochs": 2}, kinds) + _runs(RESNET | {"epochs": 1}, kinds)
 
 
+def _remedies() -> list[dict[str, Any]]:
+    """What may close the gap to backpropagation on the network of `_rules`."""
+    grids = [_with("bll", pool=["mean", grid]) for grid in (7, 14)]
+    fewer = [{"blocks": blocks} for blocks in (2, 3)]
+    tilts = [_with("bll", tilt=tilt) for tilt in (0.5, 2.0)]
+    return _runs(RESNET, [*grids, _with("dgl"), *fewer, *tilts])
+
+
 def _reversal() -> list[dict[str, Any]]:
     base = {**reversal.FIXED, "rule_options": {}, "depth": 20, "width": 64, "lr": 1e-3}
     local = [{"rule": "bll", "blocks": blocks} for blocks in (20, 10, 5, 4, 2, 1)]
@@ -89,6 +97,7 @@ IMAGES: Final = {
     "grid": _grid,
     "scale": _scale,
     "feedback": _feedback,
+    "remedies": _remedies,
 }
 SEQUENCES: Final = {"reversal": _reversal}
 NAMES: Final = (*IMAGES, *SEQUENCES)
