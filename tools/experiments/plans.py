@@ -16,9 +16,9 @@ MLP: Final = {
     "dataset": "fashion-mnist", "model": "mlp", "width": 256, "epochs": 3, "batch_size": 200,
     "lr": 2e-3, "blocks": 4, "rule": "bll", "rule_options": {},
 }  # fmt: skip
-#: Stages of 16, 32, 64 and 128 channels on maps of 14x14 and smaller.
+#: Stages of 8, 16, 32 and 64 channels on maps of 14x14 and smaller.
 RESNET: Final = {
-    "dataset": "fashion-mnist", "model": "resnet10", "width": 16, "epochs": 2, "batch_size": 100,
+    "dataset": "fashion-mnist", "model": "resnet10", "width": 8, "epochs": 2, "batch_size": 200,
     "lr": 2e-3, "blocks": 4, "rule": "bll", "rule_options": {},
 }  # fmt: skip
 
