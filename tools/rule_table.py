@@ -38,13 +38,14 @@ HEAD = (
     "cross-entropy of the model's own output.",
 )
 SUPPORT = (
-    '"Reads" is what the loss of a block before the last reads: of its own, `output`, `label` and '
-    "`feedback` (its message or read-out); of other blocks, `next-feedback` (weights of later "
-    "messages), `error` (of the model's output) and `downstream` (gradients of later blocks). The "
-    "executor may run blocks apart, in any depth and with the bits of one block at a time, only "
-    "where nothing of other blocks is read. One block at a time (depth 1) it also runs what reads "
-    "`next-feedback`, whose version is then that of the ordinary loop. It refuses the rest, since "
-    "what a block reads would be changed meanwhile or is not there yet.",
+    '"Reads" is what the loss of a block before the last reads: of its own, `input`, `output`, '
+    "`label` and `feedback` (its message or read-out); of other blocks, `next` (weights of the "
+    "next block), `next-feedback` (weights of later messages), `error` (of the model's output) "
+    "and `downstream` (gradients of later blocks). The executor may run blocks apart, in any "
+    "depth and with the bits of one block at a time, only where nothing of other blocks is read. "
+    "One block at a time (depth 1) it also runs what reads `next` or `next-feedback`, whose "
+    "version is then that of the ordinary loop. It refuses the rest, since what a block reads "
+    "would be changed meanwhile or is not there yet.",
 )
 
 
@@ -69,6 +70,8 @@ def _variants() -> list[tuple[str, Rule]]:
         found.append((f"`{name}`", rule))
         if name == "bll":
             found.append((f'`{name}`, `feedback="chained"`', get_rule(name, feedback="chained")))
+        if name == "dgl":
+            found.append((f'`{name}`, `aux="momentum"`', get_rule(name, aux="momentum")))
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from torch import Tensor
 
 #: What is a block's own: its steps are exact in any order of blocks.
-LOCAL_READS: Final = frozenset({"output", "label", "feedback"})
+LOCAL_READS: Final = frozenset({"input", "output", "label", "feedback"})
 
 
 #: Input and labels.
@@ -34,8 +34,9 @@ class Block(Protocol):
 
     Attributes:
         name: Names the block in errors and reports.
-        reads: What its loss reads: "output" (its own), "label", "feedback" (its own message), or
-            parameters of other blocks, see `bll_kernels.pipeline.certificate`.
+        reads: What its loss reads: "output" (its own), "label", "feedback" (its own message),
+            "input" (its own), or parameters of other blocks, see
+            `bll_kernels.pipeline.certificate`.
     """
 
     name: str

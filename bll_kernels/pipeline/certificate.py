@@ -3,7 +3,8 @@
 A version is the number of updates a block has made. `sequential` is the reference: what a read sees
 there is exact. Reads are declared by name (`Block.reads`):
 
-* "output", "label", "feedback": the block's own output, the labels, its own message;
+* "output", "input", "label", "feedback": the block's own output and input, the labels, its own
+  message;
 * "previous", "next": parameters of the neighbour before or behind;
 * "block:NAME": parameters of the block of that name;
 * "next-feedback": what all blocks behind learn for their messages;
@@ -124,7 +125,7 @@ def certify(
                 worst = max(worst, abs(by))
                 state = f"{by} older" if by > 0 else f"{-by} newer" if by else "the same"
                 reasons.append(f"{read}: {names[owner]}, {state}")
-        reads = ", ".join(sorted(block.reads & LOCAL_READS))
+        reads = ", ".join(sorted(block.reads & LOCAL_READS - {"input"}))
         why = f"reads its own input, parameters and {reads}"
         found.append(Certificate(block.name, worst, "; ".join([why, *reasons])))
     return found
@@ -142,8 +143,8 @@ def _owners(read: str, index: int, names: Sequence[str]) -> Collection[int]:
     if kind == "block" and name in names:
         return [names.index(name)]
     raise ValueError(
-        f"blocks: {names[index]!r} reads {read!r}; expected output, label, feedback, previous, "
-        f"next, block:NAME of one of the blocks, {', '.join(sorted(_BEHIND))}"
+        f"blocks: {names[index]!r} reads {read!r}; expected input, output, label, feedback, "
+        f"previous, next, block:NAME of one of the blocks, {', '.join(sorted(_BEHIND))}"
     )
 
 

@@ -8,6 +8,7 @@ from bll.handle import LocalLearning
 from bll.locality import LocalityError
 from bll.optim import clip_grad_norm_, param_groups
 from bll.output import LocalOutput
+from bll.prediction import predict
 from bll.rules import Rule, get_rule, rule_names
 from bll.shallow import ShallowBlockWarning
 from bll.state import load, save
@@ -30,6 +31,7 @@ __all__ = [
     "get_rule",
     "load",
     "param_groups",
+    "predict",
     "rule_names",
     "save",
     "unwrap",

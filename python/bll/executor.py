@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,15 +32,24 @@ class WrappedBlock:
         own = [p for child in children for p in child.parameters() if p.requires_grad]
         self._message = self._trained_by_loss()
         self._parameters = [*own, *self._message]
+        of_message = list(self._own_message())
         self._owners = [
-            (module._buffers, name) for module in self._modules for name in module._buffers
+            (module._buffers, name)
+            for module in (*self._modules, *of_message)
+            for name in module._buffers
         ]
         # A block before this one whose output this one writes to hands on a copy.
+        self._keeps_input = not self._last and "input" in self.reads
+        self._input: Tensor | None = None
         self._copies = index > 0 and handle.blocks[index - 1].hands_on_copy
 
     @property
     def _last(self) -> bool:
         return self.index == len(self.handle.blocks) - 1
+
+    def _own_message(self) -> Iterator[nn.Module]:
+        messages = self.handle.messages
+        return messages[self.index].modules() if self.index < len(messages) else iter(())
 
     def _trained_by_loss(self) -> list[Tensor]:
         messages = self.handle.messages
@@ -53,7 +62,7 @@ class WrappedBlock:
         return self._parameters
 
     def buffers(self) -> Sequence[Tensor]:
-        """The children's buffers."""
+        """The children's buffers, then the message's."""
         held = [owner[name] for owner, name in self._owners]
         return [buffer for buffer in held if buffer is not None]
 
@@ -65,8 +74,14 @@ class WrappedBlock:
             tuple([buffer.data_ptr() for buffer in self.buffers()]),
         )
 
+    def keep_input(self, x: Tensor) -> None:
+        """Keep a forward's input for the loss after it, if the rule reads it."""
+        if self._keeps_input:
+            self._input = x
+
     def forward(self, x: Tensor) -> Tensor:
         """Run the children in order."""
+        self.keep_input(x)
         if self._copies:
             x = x.clone()
         for child in self.children:
@@ -76,9 +91,11 @@ class WrappedBlock:
     def loss_and_grad(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rule's loss, or the last block's cross-entropy, and its gradient."""
         own = self._message
+        # What the last forward got: a block's loss comes before its next forward.
+        given, self._input = self._input, None
         with torch.enable_grad():
             leaf = output.detach().requires_grad_()
-            loss = self.handle.block_loss(self.index, leaf, check_labels(labels))
+            loss = self.handle.block_loss(self.index, leaf, check_labels(labels), given)
             gradient, *others = torch.autograd.grad(loss, [leaf, *own])
         for parameter, extra in zip(own, others, strict=True):
             parameter.grad = extra if parameter.grad is None else parameter.grad + extra

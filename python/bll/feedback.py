@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -37,6 +38,13 @@ class Message(nn.Module, ABC):
 
     def follow(self, following: Message) -> None:
         """Be told of the next block's message, before shapes are known. Most have no use for it."""
+
+    def watch(self, modules: Sequence[nn.Module]) -> None:
+        """Be told of the next block's modules, before shapes are given. Most have no use for it.
+
+        Args:
+            modules: The largest modules that run in that block alone, in their order in the model.
+        """
 
 
 class ShapedMessage(Message):

@@ -14,29 +14,17 @@ from torch.utils.hooks import RemovableHandle
 from bll.backward_path import BackwardPath
 from bll.blocks import Block
 from bll.chain import why_not_apart
-from bll.cutting import EarlierTensorsCut
 from bll.features import select_logits
 from bll.feedback import Message
 from bll.hooks import keep_cuts_last, remove_hooks
 from bll.locality import LocalityError, survey_blocks
-from bll.losses import error_loss, local_loss
+from bll.losses import Previous, error_loss, local_loss
 from bll.output import LocalOutput
 from bll.rules.base import Rule
 from bll.shallow import warn_of_shallow_blocks
+from bll.step import Step, detached_copy, total_loss
 from bll.table import block_records, block_text
 from bll.tokens import TokenOptions
-
-
-class _Step:
-    """Labels and losses of the forward pass in progress."""
-
-    def __init__(self, labels: Tensor, items: Tensor | int | None, cut_tensors: bool) -> None:
-        self.labels = labels
-        self.items = items
-        self.losses: dict[str, Tensor] = {}
-        # Outputs of blocks whose loss waits for the model's error.
-        self.waiting: dict[str, Any] = {}
-        self.earlier = EarlierTensorsCut() if cut_tensors else None
 
 
 class LocalLearning(nn.Module):
@@ -91,7 +79,7 @@ class LocalLearning(nn.Module):
                     self.messages.append(message)
         for message, following in pairwise(self._own_messages()):
             message.follow(following)
-        self._step: _Step | None = None
+        self._step: Step | None = None
         self._last: dict[str, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,6 +93,8 @@ class LocalLearning(nn.Module):
     def complete(self, blocks: tuple[Block, ...], model: nn.Module) -> None:
         """Take the surveyed blocks and give the message modules their shapes."""
         parameters = dict(model.named_parameters())
+        for own, following in zip(self._own_messages(), blocks[1:], strict=False):
+            own.watch([model.get_submodule(name) for name in following.modules])
         for block, message in zip(blocks, self._messages(), strict=False):
             if message is None or message.ready or block.feature is None:
                 continue
@@ -152,7 +142,7 @@ class LocalLearning(nn.Module):
         if not self.ready:
             self._survey(model, args, kwargs)
         keep_cuts_last(self.cut_hooks)
-        self._step = _Step(self.tokens.aligned(labels), items, self.cut_tensors)
+        self._step = Step(self.tokens.aligned(labels), items, self.cut_tensors)
         if self._step.earlier is not None:
             self._step.earlier.__enter__()
 
@@ -187,34 +177,42 @@ class LocalLearning(nn.Module):
         if "error" in self.rule.reads:
             step.waiting[block.name] = output
         elif self.rule.local:
-            step.losses[block.name] = self._local_loss(index, output, step.labels)
+            step.losses[block.name] = self._local_loss(index, output, step.labels, step.handed_on)
+        if "input" in self.rule.reads:
+            step.handed_on = tree_map_only(Tensor, Tensor.detach, output)
         if step.earlier is not None:
             step.earlier.begin_block()
         if self.rule.cuts:
-            hand_on = _detached_copy if block.hands_on_copy else Tensor.detach
+            hand_on = detached_copy if block.hands_on_copy else Tensor.detach
             return tree_map_only(Tensor, hand_on, output)
         if self.rule.local and block.hands_on_copy:
             return tree_map_only(Tensor, Tensor.clone, output)
         return None
 
-    def block_loss(self, index: int, output: Any, labels: Tensor) -> Tensor:
+    def block_loss(self, index: int, output: Any, labels: Tensor, handed_on: Any = None) -> Tensor:
         """Return the loss of one block: the rule's, or the last block's cross-entropy.
 
         Args:
             index: The block.
             output: What its module returned.
             labels: [batch] or [batch, T], int64.
+            handed_on: Output of the block before, detached, if the rule reads "input".
         """
         labels = self.tokens.aligned(labels)
         if index == len(self.blocks) - 1:
             return self._cross_entropy(select_logits(output), labels)
-        return self._local_loss(index, output, labels)
+        return self._local_loss(index, output, labels, handed_on)
 
-    def _local_loss(self, index: int, output: Any, labels: Tensor) -> Tensor:
-        message = self._messages()[index]
-        return local_loss(self.rule, self.blocks[index], message, self.tokens, output, labels)
+    def _local_loss(self, index: int, output: Any, labels: Tensor, handed_on: Any) -> Tensor:
+        messages = self._messages()
+        previous = None
+        if index > 0 and "input" in self.rule.reads:
+            previous = Previous(self.blocks[index - 1], messages[index - 1], handed_on)
+        return local_loss(
+            self.rule, self.blocks[index], messages[index], self.tokens, output, labels, previous
+        )
 
-    def _error_losses(self, step: _Step, logits: Tensor) -> None:
+    def _error_losses(self, step: Step, logits: Tensor) -> None:
         """Take the losses that waited for the gradient of the model's loss to its logits."""
         leaf = logits.detach().requires_grad_()
         with torch.enable_grad():
@@ -249,7 +247,7 @@ class LocalLearning(nn.Module):
             share = self.tokens.counted(step.labels) / step.items
             step.losses = {name: loss * share for name, loss in step.losses.items()}
         self._last = {name: loss.detach() for name, loss in step.losses.items()}
-        return LocalOutput(_total(step.losses), logits, step.losses)
+        return LocalOutput(total_loss(step.losses), logits, step.losses)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         if logits.shape != (*labels.shape, self.num_classes):
@@ -283,15 +281,3 @@ class LocalLearning(nn.Module):
     def extra_repr(self) -> str:
         """One line for `print(model)`."""
         return f"rule={self.rule.name}, blocks={[block.name for block in self.blocks]}"
-
-
-def _detached_copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone()
-
-
-def _total(losses: dict[str, Tensor]) -> Tensor:
-    values = list(losses.values())
-    total = values[-1]
-    for value in values[:-1]:
-        total = total + value.to(total.device)
-    return total

@@ -72,6 +72,11 @@ def mono_forward(h, y, message):
     return functional.cross_entropy(h.flatten(1) @ message.table.T, y)
 
 
+def cafo(h, y, message):
+    scores = h.detach().flatten(1) @ message.table.T + message.bias
+    return functional.cross_entropy(scores, y) + 0.0 * h.sum()
+
+
 def sim(h, y, message):
     if message.kind != "none":
         by = functional.conv2d if h.dim() == 4 else functional.linear
@@ -115,6 +120,11 @@ def tpsgd(h, y, message):
     return (pooled(h) - message.table[y]).square().sum(1).mean() / 4
 
 
+def sll(h, y, message):
+    """Of the first block; the distance to the block before has a test of its own."""
+    return functional.cross_entropy(pooled(h) @ message.table.T, y)
+
+
 def ccl(h, y, message):
     b = unit_rows(message.rows())
     s, own = unit_rows(pooled(h)) @ b.T, torch.eye(len(b), dtype=h.dtype)
@@ -140,12 +150,25 @@ def dgl(h, y, message):
     return functional.cross_entropy(h @ message.head.weight.T + message.head.bias, y)
 
 
+def dgl_momentum(h, y, message):
+    """What the average gives, written out: it is one layer in these tests."""
+    linear = h.dim() == 2
+    by = functional.linear if linear else functional.conv2d
+    layer, mixed = message.average, message.shortcut if linear else message.shortcut[1]
+    ahead = by(h, layer.weight, layer.bias, **({} if linear else {"padding": 1}))
+    return dgl(ahead + by(h, mixed.weight), y, message)
+
+
 def two_convolutions(feature):
     """An auxiliary network of one's own; it also serves vectors."""
     if len(feature.sample_shape) < 3:
         return nn.Sequential(nn.Linear(feature.width, 12, bias=False), nn.ReLU())
     channels = feature.sample_shape[0]
     return nn.Sequential(nn.Conv2d(channels, 5, 1, bias=False), nn.ReLU(), nn.Flatten())
+
+
+#: Rules that leave the blocks before the last as they are.
+STILL = ("cafo", "frozen")
 
 
 def frozen(h, y, message):
@@ -170,9 +193,12 @@ ROWS = [
     Row(get_rule("mono-forward"), mono_forward, 92),
     Row(get_rule("drtp"), drtp, 75),
     Row(get_rule("tpsgd"), tpsgd, 65),
+    Row(get_rule("cafo"), cafo, 55),
+    Row(get_rule("sll"), sll, 80),
     Row(get_rule("ccl"), ccl, 85),
     Row(get_rule("dgl"), dgl, 90),
     Row(get_rule("dgl", aux=two_convolutions), dgl, 90),
+    Row(get_rule("dgl", aux="momentum"), dgl_momentum, 90),
     Row(get_rule("dfa"), None, 85),
     Row(get_rule("fa"), None, 75),
     Row(get_rule("bp"), None, 93),

@@ -53,12 +53,12 @@ def mixings(world: int) -> list[Tensor]:
     return [torch.randn(jobs.CLASSES, jobs.CLASSES, generator=generator) for _ in range(world)]
 
 
-def two_by_two(rank: int, world: int, *, steps: int) -> dict[str, Any]:
+def two_by_two(rank: int, world: int, *, steps: int, rule: str) -> dict[str, Any]:
     """Two pipelines of two ranks, each with half of every micro-batch."""
     from torch.distributed.device_mesh import init_device_mesh
 
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicas", "stages"))
-    model = jobs.network(norm=False, dropout=0.0)
+    model = jobs.network(norm=False, dropout=0.0, rule=rule)
     if rank >= 2:
         # A replica that starts elsewhere is brought to the first one's weights.
         with torch.no_grad():

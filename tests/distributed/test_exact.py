@@ -50,10 +50,11 @@ def test_the_seed_matters() -> None:
     assert ranks[0]["model"] != want["model"]
 
 
-def test_fewer_micro_batches_than_ranks_and_uneven_blocks() -> None:
+@pytest.mark.parametrize("rule", ["bll-kl", "sll"])
+def test_fewer_micro_batches_than_ranks_and_uneven_blocks(rule: str) -> None:
     """Nothing is flushed, so one micro-batch per batch keeps every rank busy and hangs none."""
     options = {"blocks_per_rank": [1, 1, 3], "slots": 1}
-    net = {"blocks": 5, "rule": "bll-kl"}
+    net = {"blocks": 5, "rule": rule}
     ranks = values(run_ranks(jobs.train, 3, steps=6, micro_batches=1, net=net, options=options))
     want, results = one_process("sequential", 6, 32, 1, **net)
     compare(ranks, want, results)

@@ -65,6 +65,8 @@ def test_certificates_name_what_they_rest_on() -> None:
         "b1: exact (reads its own input, parameters and output; block:b0: b0, the same)",
         "b2: exact (reads its own input, parameters and output; previous: b1, the same)",
     ]
+    blocks[0].reads = frozenset({"input", "output"})
+    assert certify(blocks, depth=3)[0].why == "reads its own input, parameters and output"
     blocks[0].reads = frozenset({"output", "downstream"})
     assert [line.stale_by for line in certify(blocks, depth=3)] == [2, 0, 0]
     assert [line.stale_by for line in certify(blocks, depth=1)] == [0, 0, 0]
@@ -73,7 +75,7 @@ def test_certificates_name_what_they_rest_on() -> None:
         "next-feedback: b1, 1 older; next-feedback: b2, 2 older"
     )
     blocks[0].reads = frozenset({"weather"})
-    with pytest.raises(ValueError, match="'b0' reads 'weather'; expected output, label, feedback"):
+    with pytest.raises(ValueError, match="'b0' reads 'weather'; expected input, output, label"):
         certify(blocks, depth=1)
 
 

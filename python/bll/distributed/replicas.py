@@ -51,6 +51,7 @@ class ReplicatedBlock:
         """The block's."""
         if self.parallel is None:
             return self.block.forward(x)
+        self.block.keep_input(x)
         with nullcontext() if self.is_last_micro_batch else self.parallel.no_sync():
             output: Tensor = self.parallel(x)
         return output

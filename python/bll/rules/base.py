@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,20 @@ from torch import Tensor, nn
 from bll.backward_path import BackwardPath
 from bll.features import FeatureSpec, Pool
 from bll.feedback import Message
+
+
+class Before(NamedTuple):
+    """The block before, as the loss of a rule that reads "input" sees it.
+
+    Attributes:
+        feature: Its output, which is this block's input, constant: [B, D], or a map.
+        message: Its message.
+        pool: How its map is read, or None.
+    """
+
+    feature: Tensor
+    message: Message | None
+    pool: Pool | None
 
 
 class Rule:
@@ -23,14 +37,15 @@ class Rule:
         name: Name the rule is asked for and reported under.
         source: Where the rule was published, in a line.
         reads: What the loss of a block reads. Of its own: "output", "label", "feedback" (its
-            message). Of other blocks: "next-feedback" (weights of later blocks' messages), "error"
-            (the gradient of the model's loss to its output) and "downstream" (gradients of later
-            blocks). A schedule may run blocks apart only where nothing of other blocks is read.
+            message), "input". Of other blocks: "next-feedback" (weights of later blocks' messages),
+            "error" (the gradient of the model's loss to its output) and "downstream" (gradients of
+            later blocks). A schedule may run blocks apart only where nothing of others is read.
         cuts: Whether gradients stop at the borders between blocks.
         local: Whether the blocks before the last have a loss of their own. With "error" among its
             `reads` that is `error_loss`, taken once the model's output is known.
         needs_example: Whether the messages can only be made where shapes are known, so that `wrap`
             needs an example.
+        votes: Whether a model's prediction is that of all blocks together, see `bll.predict`.
     """
 
     name: ClassVar[str]
@@ -39,6 +54,7 @@ class Rule:
     cuts: ClassVar[bool]
     local: ClassVar[bool]
     needs_example: ClassVar[bool] = False
+    votes: ClassVar[bool] = False
 
     def describe(self) -> dict[str, object]:
         """Return the rule's name, family (None where it has none) and options as plain data."""
@@ -62,7 +78,8 @@ class Rule:
     ) -> Tensor:
         """Return the local loss of one block, 0-dim, averaged over the batch.
 
-        Not called for rules that read "error" or have no local loss.
+        Not called for rules that read "error" or have no local loss. With "input" among its `reads`
+        it is the loss of the first block, and `input_loss` that of the others.
 
         Args:
             feature: [B, D], or a [B, C, H, W] map when `pool` is given.
@@ -71,6 +88,26 @@ class Rule:
             pool: (kind, grid) in front of the loss, or None.
         """
         raise NotImplementedError(f"rule {self.name!r} has no local loss")
+
+    def input_loss(
+        self,
+        feature: Tensor,
+        labels: Tensor,
+        message: Message | None,
+        pool: Pool | None,
+        before: Before,
+    ) -> Tensor:
+        """Return the loss of a block that has one before it, in a rule that reads "input", 0-dim.
+
+        Args:
+            feature: As in `loss`.
+            labels: As in `loss`.
+            message: As in `loss`.
+            pool: As in `loss`.
+            before: The block before: what it handed on, and its message, of which only what no
+                loss trains may be read.
+        """
+        raise NotImplementedError(f"rule {self.name!r} reads no input")
 
     def error_loss(
         self, feature: Tensor, error: Tensor, message: Message | None, pool: Pool | None
@@ -84,6 +121,16 @@ class Rule:
             pool: As in `loss`.
         """
         raise NotImplementedError(f"rule {self.name!r} reads no error")
+
+    def scores(self, feature: Tensor, message: Message | None, pool: Pool | None) -> Tensor:
+        """Return one block's class scores, [B, C], in a rule whose blocks vote.
+
+        Args:
+            feature: As in `loss`.
+            message: As in `loss`.
+            pool: As in `loss`.
+        """
+        raise NotImplementedError(f"rule {self.name!r} predicts by the model's output")
 
     def make_backward(self, model: nn.Module, seed: int) -> BackwardPath | None:
         """Return weights of a backward path of the whole model's own, or None if there are none.

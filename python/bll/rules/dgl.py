@@ -13,7 +13,7 @@ import bll_kernels
 from bll.features import FeatureSpec, Pool, flat_spec
 from bll.feedback import Message
 from bll.rules.base import Rule
-from bll.rules.checks import check_width
+from bll.rules.checks import check_fraction, check_width
 
 #: From how a block's feature is read to a network from features to rows [B, D'].
 AuxiliaryMaker = Callable[[FeatureSpec], nn.Module]
@@ -29,21 +29,28 @@ class DglRule(Rule):
     three 1x1 convolutions with batch norm and ReLU, and pooling to 2 x 2 cells; then, like a
     vector, through linear layers with batch norm and ReLU. The last linear layer and the loss are
     one kernel. Since the networks are made for the shape of the feature, `wrap` needs an `example`.
+    With `aux="momentum"` that network stands behind a moving average E of the first module of the
+    next block and a trained linear map V: it reads E(h) + V h. E then moves before every loss of
+    the block, E <- decay E + (1 - decay) of the module, and no loss trains it.
 
     Belilovsky, Eickenberg, Oyallon, "Decoupled greedy learning of CNNs", 2020 (arXiv 1901.08164),
-    whose auxiliary network is the one above.
+    whose auxiliary network is the one above. Su et al., "Momentum auxiliary network for supervised
+    local learning", 2024 (arXiv 2407.05623), of which `aux="momentum"` is the average with its
+    decay; V stands for its learnable bias.
 
     Attributes:
         aux: Makes the network of one block, without its last linear layer; a module-level
             function, so that the model pickles. It is called with torch's generator seeded. None:
-            the network above.
+            the network above. "momentum": the same behind an average of the next block.
         layers: Linear layers of the network above.
         units: Their width at most; None: the width of what they read.
+        decay: Share of the average that stays at a step, for "momentum".
     """
 
-    aux: AuxiliaryMaker | None = None
+    aux: AuxiliaryMaker | str | None = None
     layers: int = 2
     units: int | None = None
+    decay: float = 0.995
 
     name: ClassVar[str] = "dgl"
     source: ClassVar[str] = "Belilovsky, Eickenberg, Oyallon 2020"
@@ -53,14 +60,18 @@ class DglRule(Rule):
     needs_example: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.aux is not None and not callable(self.aux):
-            raise ValueError(f"aux: expected a callable or None, got {self.aux!r}")
+        if not (self.aux in (None, "momentum") or callable(self.aux)):
+            raise ValueError(f"aux: expected 'momentum', a callable or None, got {self.aux!r}")
+        check_fraction("decay", self.decay)
         check_width("layers", self.layers)
         check_width("units", 1 if self.units is None else self.units)
+        if self.aux == "momentum":
+            # Instances of a class whose other forms are strictly local.
+            object.__setattr__(self, "reads", self.reads | {"next"})
 
     def describe(self) -> dict[str, object]:
         """Return the rule's name, family and options as plain data."""
-        made_by = None if self.aux is None else getattr(self.aux, "__qualname__", repr(self.aux))
+        made_by = getattr(self.aux, "__qualname__", self.aux)
         return {**super().describe(), "aux": made_by}
 
     def feature_spec(self, feature: Tensor) -> FeatureSpec:
@@ -69,7 +80,12 @@ class DglRule(Rule):
 
     def make_message(self, num_classes: int, seed: int, device: torch.device | None) -> Message:
         """Return the auxiliary network of one block, still without layers."""
-        return Auxiliary(num_classes, self.aux or self._published, seed)
+        if self.aux == "momentum":
+            from bll.rules.momentum import MomentumAuxiliary
+
+            return MomentumAuxiliary(num_classes, self._published, self.decay, seed)
+        make = self._published if self.aux is None else cast(AuxiliaryMaker, self.aux)
+        return Auxiliary(num_classes, make, seed)
 
     def _published(self, feature: FeatureSpec) -> nn.Module:
         return published_auxiliary(feature, self.layers, self.units)
@@ -80,6 +96,7 @@ class DglRule(Rule):
         """Return the cross-entropy of the auxiliary network, 0-dim."""
         if not isinstance(message, Auxiliary):
             raise TypeError(f"message: expected an Auxiliary, got {type(message).__name__}")
+        message.advance()
         rows, head = message(feature), message.head
         weight, bias = cast(Tensor, head.weight), cast(Tensor, head.bias)
         return bll_kernels.linear_cross_entropy(rows, weight, labels, bias=bias)
@@ -116,6 +133,9 @@ class Auxiliary(Message):
         """Map a feature to the rows [B, D'] that the last linear layer reads."""
         rows: Tensor = self.network(feature)
         return rows
+
+    def advance(self) -> None:
+        """Be told of a loss to come; a network that is only trained has no use for it."""
 
     def materialize(self, feature: FeatureSpec, *, device: torch.device | None = None) -> None:
         """Make the network; see `Message.materialize`.

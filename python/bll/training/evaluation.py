@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bll.data import Split
+from bll.prediction import predict
 
 BATCH_SIZE = 1000
 
@@ -25,7 +26,7 @@ def evaluate(
     The model's mode is put back afterwards.
 
     Args:
-        model: Maps images to logits when called without labels.
+        model: A wrapped model; its rule says which blocks predict.
         split: Images and labels; every one is used.
         autocast: Half type to compute in, or ``None``.
         should_stop: Asked between batches.
@@ -43,7 +44,7 @@ def evaluate(
                 return None
             images = split.images[start : start + BATCH_SIZE]
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                logits = model(images)
+                logits = predict(model, images)
             correct += (logits.argmax(1) == split.labels[start : start + BATCH_SIZE]).sum()
     finally:
         model.train(was_training)
