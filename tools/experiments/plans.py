@@ -69,8 +69,9 @@ def _remedies() -> list[dict[str, Any]]:
     """What may close the gap to backpropagation on the network of `_rules`."""
     grids = [_with("bll", pool=["mean", grid]) for grid in (7, 14)]
     fewer = [{"blocks": blocks} for blocks in (2, 3)]
-    tilts = [_with("bll", tilt=tilt) for tilt in (0.5, 2.0)]
-    return _runs(RESNET, [*grids, _with("dgl"), *fewer, *tilts])
+    deeper = [_with("dgl"), _with("dgl", aux="momentum")]
+    rates = [{"rule": rule, "lr": 5e-3} for rule in ("bp", "bll")]
+    return _runs(RESNET, [*grids, *fewer, *deeper, *rates])
 
 
 def _reversal() -> list[dict[str, Any]]:
