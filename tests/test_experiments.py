@@ -72,11 +72,12 @@ def test_a_table_is_filled_and_goes_on(tmp_path, monkeypatch, capsys):
 
 def test_rows_do_not_depend_on_the_runs_before(tmp_path, monkeypatch):
     runs = [{**SMALL, "seed": seed} for seed in (0, 1)]
-    monkeypatch.setitem(plans.IMAGES, "depth", lambda: runs)
-    driver.main(["depth", "--out", str(tmp_path / "both.csv")])
-    driver.main(["depth", "--out", str(tmp_path / "second.csv"), "--seeds", "1"])
+    others = [{**SMALL, "rule": "bp", "rule_options": {}, "seed": 1}]
+    monkeypatch.setitem(plans.IMAGES, "depth", lambda: runs + others)
+    driver.main(["depth", "--out", str(tmp_path / "both.csv"), "--rules", "bll"])
+    driver.main(["depth", "--out", str(tmp_path / "second.csv"), "--seeds", "1", "--limit", "1"])
     both, second = (rows(tmp_path / name) for name in ("both.csv", "second.csv"))
-    assert [row["seed"] for row in second] == ["1"]
+    assert [row["seed"] for row in second] == ["1"] and len(both) == 2
     for column in ("test_accuracy", "train_loss"):
         assert both[1][column] == second[0][column]
 
