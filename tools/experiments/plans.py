@@ -67,11 +67,22 @@ def _feedback() -> list[dict[str, Any]]:
 
 def _remedies() -> list[dict[str, Any]]:
     """What may close the gap to backpropagation on the network of `_rules`."""
-    grids = [_with("bll", pool=["mean", grid]) for grid in (7, 14)]
-    fewer = [{"blocks": blocks} for blocks in (2, 3)]
-    deeper = [_with("dgl"), _with("dgl", aux="momentum")]
-    rates = [{"rule": rule, "lr": 5e-3} for rule in ("bp", "bll")]
-    return _runs(RESNET, [*grids, *fewer, *deeper, *rates])
+    fine = _with("bll", pool=["mean", 7])
+    rates = [{**form, "lr": 5e-3} for form in (_with("bp"), _with("bll"), fine)]
+    compared = _runs(RESNET, [fine, *rates])
+    others = [
+        _with("bll", pool=["mean", 14]),
+        {**_with("bll", pool=["mean", 14]), "lr": 5e-3},
+        {**_with("bll", pool=["max", 7]), "lr": 5e-3},
+        {**fine, "lr": 5e-3, "blocks": 2},
+        {**_with("bp-deepsup", pool=["mean", 7]), "lr": 5e-3},
+        *({"blocks": blocks} for blocks in (2, 3)),
+        *(_with("bll", tilt=tilt) for tilt in (0.5, 2.0)),
+        _with("dgl"),
+        _with("dgl", aux="momentum"),
+        {**_with("dgl", aux="momentum"), "lr": 5e-3},
+    ]
+    return compared + _runs(RESNET, others, seeds=SEEDS[:1])
 
 
 def _reversal() -> list[dict[str, Any]]:
