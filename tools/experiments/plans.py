@@ -75,6 +75,8 @@ def _remedies() -> list[dict[str, Any]]:
         {**_with("bll", pool=["mean", 14]), "lr": 5e-3},
         {**_with("bll", pool=["max", 7]), "lr": 5e-3},
         {**fine, "lr": 5e-3, "blocks": 2},
+        {**_with("bll", pool=["mean", 7], family="gaussian-precision:1.0"), "lr": 5e-3},
+        {**_with("bll", pool=["mean", 7], family="bernoulli"), "lr": 5e-3},
         {**_with("bp-deepsup", pool=["mean", 7]), "lr": 5e-3},
         *({"blocks": blocks} for blocks in (2, 3)),
         *(_with("bll", tilt=tilt) for tilt in (0.5, 2.0)),
