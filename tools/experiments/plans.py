@@ -68,14 +68,25 @@ def _feedback() -> list[dict[str, Any]]:
 def _remedies() -> list[dict[str, Any]]:
     """What may close the gap to backpropagation on the network of `_rules`."""
     fine = _with("bll", pool=["mean", 7])
-    rates = [{**form, "lr": 5e-3} for form in (_with("bp"), _with("bll"), fine)]
+    precise = _with("bll", pool=["mean", 7], family="gaussian-precision:1.0")
+    rates = [{**form, "lr": 5e-3} for form in (_with("bp"), _with("bll"), fine, precise)]
     compared = _runs(RESNET, [fine, *rates])
     others = [
         _with("bll", pool=["mean", 14]),
         {**_with("bll", pool=["mean", 14]), "lr": 5e-3},
         {**_with("bll", pool=["max", 7]), "lr": 5e-3},
         {**fine, "lr": 5e-3, "blocks": 2},
-        {**_with("bll", pool=["mean", 7], family="gaussian-precision:1.0"), "lr": 5e-3},
+        *(
+            {**_with("bll", pool=pool, family=f"gaussian-precision:{tau}"), "lr": 5e-3}
+            for tau, pool in (
+                (1.0, ["mean", 4]),
+                (1.0, ["mean", 14]),
+                (1.0, ["max", 7]),
+                (0.25, ["mean", 7]),
+                (4.0, ["mean", 7]),
+            )
+        ),
+        {**_with("pred", pool=["mean", 7]), "lr": 5e-3},
         {**_with("bll", pool=["mean", 7], family="bernoulli"), "lr": 5e-3},
         {**_with("bp-deepsup", pool=["mean", 7]), "lr": 5e-3},
         *({"blocks": blocks} for blocks in (2, 3)),
