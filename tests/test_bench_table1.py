@@ -55,6 +55,7 @@ def test_dry_run_fills_the_table(tmp_path, table1):
     assert "fashion-mnist-resnet18-bll seed-1: epoch 1 of 1" in (tmp_path / "gpu.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_call_goes_on_in_the_middle_of_a_run(tmp_path, table1, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     monkeypatch.setattr(table1, "SEEDS", (0,))
@@ -109,6 +110,7 @@ def test_the_order_of_the_cells_and_the_recipes(monkeypatch):
     assert {"table1"} == ON_REQUEST
 
 
+@pytest.mark.slow
 def test_another_number_of_epochs_is_not_mixed_in(tmp_path, table1, monkeypatch):
     monkeypatch.setattr(table1, "SEEDS", (0,))
 

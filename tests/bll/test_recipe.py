@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from image_files import image_data
 
 from bll import wrap
 from bll.cli import main
 from bll.models import build_network
 from bll.training.config import TrainConfig
 from bll.training.recipe import RecipeError, read_recipe
+from bll.training.trainer import Trainer
 
 RECIPES = Path(__file__).resolve().parents[2] / "examples" / "recipes"
 SMALL = """
@@ -168,6 +170,20 @@ def test_recipes_of_the_house(path):
         )
     assert model.bll.describe()["rule"] == config.rule
     assert len(model.bll.table()) == config.blocks
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*resnet*.toml")), ids=lambda path: path.stem)
+def test_steps_of_the_house_recipes_in_small(path):
+    """Every option of the recipe but the device; the network narrow, its images few."""
+    given = read_recipe(path).options | {"device": "cpu", "width": 4, "batch_size": 8, "epochs": 3}
+    config = TrainConfig(**given)
+    trainer = Trainer(config, image_data(train=16, shape=SHAPES[config.dataset]))
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    for _ in range(2):
+        trainer._step()
+    assert torch.isfinite(trainer.losses.sums).all() and trainer.compute_dtype == torch.bfloat16
+    still = {n for n, p in trainer.model.named_parameters() if torch.equal(p, before[n])}
+    assert not still, "some parameters do not learn"
 
 
 def test_the_digits_recipe_from_end_to_end(tmp_path):

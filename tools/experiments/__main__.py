@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tables", type=Path, help="folder of the CSV files, to show them")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of one operation")
     parser.add_argument("--seeds", type=int, nargs="+", help="run these alone; default: all")
+    parser.add_argument("--rules", nargs="+", help="run these rules alone; default: all")
     parser.add_argument("--limit", type=int, help="stop after this many runs")
     options = parser.parse_args(arguments)
     try:
@@ -89,6 +90,8 @@ def fill(options: argparse.Namespace) -> None:
 
     if options.seeds is not None:
         runs = [run for run in runs if run["seed"] in options.seeds]
+    if options.rules is not None:
+        runs = [run for run in runs if run["rule"] in options.rules]
     for run in missing(table, runs)[: options.limit]:
         clock = Clock()
         try:

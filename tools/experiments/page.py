@@ -62,6 +62,8 @@ def _mean(rows: Sequence[Row]) -> str:
     values = finished(rows)
     if len(values) < len(rows):
         return f"{len(rows) - len(values)} of {len(rows)} diverged"
+    if len(values) == 1:
+        return f"{values[0]:.2f} (one seed)"
     return f"{statistics.fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
@@ -106,14 +108,16 @@ def _listed(name: str) -> Callable[[Path], str]:
     """A table with one line for each set of options."""
 
     def make(folder: Path) -> str:
-        keys = ("model", "width", "epochs", "blocks", "rule", "family", "rule_options")
+        keys = ("model", "width", "epochs", "lr", "blocks", "rule", "family", "rule_options")
         lines = []
         for values, runs in groups(read_rows(folder / f"{name}.csv"), *keys).items():
-            model, width, epochs, blocks, rule, family, options = values
-            network = f"{model}, width {width}, {blocks} blocks, {epochs} epochs"
+            model, width, epochs, lr, blocks, rule, family, options = values
+            network = f"{model}, width {width}, {epochs} epochs at {lr}"
             named = f"`{rule}`" + (f", {family}" if family else "")
-            lines.append([network, named, _options(options), _mean(runs), str(len(runs))])
-        return _markdown(["network", "rule", "options", "mean (range)", "seeds"], lines)
+            cells = [network, blocks, named, _options(options), _mean(runs)]
+            lines.append([*cells, str(len(runs)), _cpu(runs)])
+        head = ["network", "blocks", "rule", "options", "mean (range)", "seeds", "CPU s"]
+        return _markdown(head, lines)
 
     return make
 
@@ -160,5 +164,6 @@ TABLES: Final[dict[str, Callable[[Path], str]]] = {
     "grid": _listed("grid"),
     "scale": _listed("scale"),
     "feedback": _listed("feedback"),
+    "remedies": _listed("remedies"),
     "reversal": _reversal,
 }
