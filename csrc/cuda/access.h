@@ -59,6 +59,15 @@ struct Wide {
     return sizeof(T) == 4 || dtype == DType::kFloat32;
   }
 
+  // 16-byte pieces of kCount latents.
+  __device__ __forceinline__ static int quads(DType dtype) { return is_float(dtype) ? kQuads : 1; }
+
+  __device__ __forceinline__ static const uint4* address(const void* base, DType dtype,
+                                                         int64_t offset) {
+    const int64_t item = is_float(dtype) ? 4 : sizeof(T);
+    return reinterpret_cast<const uint4*>(static_cast<const char*>(base) + offset * item);
+  }
+
   __device__ __forceinline__ static Raw load(const void* base, DType dtype, int64_t offset) {
     Raw raw;
     const bool wide = is_float(dtype);

@@ -20,7 +20,9 @@ using cpu::Rows;
 
 // What launch tables ask of a device.
 struct Device {
-  int processors;  // streaming multiprocessors
+  int processors;      // streaming multiprocessors
+  int cluster = 1;     // blocks that one cluster may have; 1 where there are none
+  int64_t shared = 0;  // bytes of shared memory that a block may ask for
 };
 
 // Pointers are device pointers. Rows have no offsets. Nothing is float64. A label outside the

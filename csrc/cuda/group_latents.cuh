@@ -1,8 +1,10 @@
-// The latents of one group that one thread has: in registers, or read again by every sweep.
+// The latents of one group that one thread has: in registers, in shared memory, or read again by
+// every sweep.
 #pragma once
 
 #include "cuda/access.h"
-#include "cuda/pair.h"
+#include "cuda/cluster.h"
+#include "cuda/groups.h"
 
 namespace bll::cuda {
 
@@ -49,24 +51,92 @@ struct Resident {
   }
 };
 
-// Latents read again by every sweep.
+// Where a thread of a block of kLongBlock keeps the raw latents of its vectors in shared memory:
+// neighbouring threads side by side, whatever the operands' dtypes.
 template <class Access>
-struct Resident<Access, 0> {
+struct Slots;
+
+template <class T>
+struct Slots<Wide<T>> {
+  using Raw = typename Wide<T>::Raw;
+  uint4* memory;
+
+  __device__ __forceinline__ uint4* at(const PairView& v, int k, int quad) const {
+    const int quads = 1 + Wide<T>::quads(v.b_dtype);
+    return memory + (k * quads + quad) * kLongBlock + threadIdx.x;
+  }
+  // Sets out for both operands.
+  __device__ __forceinline__ void fetch(const PairView& v, int k, int64_t a, int64_t b) const {
+    BLL_COPY_ASYNC(at(v, k, 0), Wide<T>::address(v.a, v.a_dtype, a));
+    for (int q = 0; b >= 0 && q < Wide<T>::quads(v.b_dtype); ++q) {
+      BLL_COPY_ASYNC(at(v, k, 1 + q), Wide<T>::address(v.b, v.b_dtype, b) + q);
+    }
+  }
+  __device__ __forceinline__ void read(const PairView& v, int k, Raw& a, Raw& b) const {
+    a.quad[0] = *at(v, k, 0);
+#pragma unroll
+    for (int q = 0; q < Wide<T>::kQuads; ++q) {
+      if (q < Wide<T>::quads(v.b_dtype)) b.quad[q] = *at(v, k, 1 + q);
+    }
+  }
+};
+
+template <>
+struct Slots<Single> {
+  using Raw = Single::Raw;
+  uint4* memory;
+
+  __device__ __forceinline__ float* at(int k, int operand) const {
+    return reinterpret_cast<float*>(memory) + (2 * k + operand) * kLongBlock + threadIdx.x;
+  }
+  __device__ __forceinline__ void fetch(const PairView& v, int k, int64_t a, int64_t b) const {
+    *at(k, 0) = Single::load(v.a, v.a_dtype, a).x;
+    if (b >= 0) *at(k, 1) = Single::load(v.b, v.b_dtype, b).x;
+  }
+  __device__ __forceinline__ void read(const PairView&, int k, Raw& a, Raw& b) const {
+    a.x = *at(k, 0), b.x = *at(k, 1);
+  }
+};
+
+// Latents of long groups: a thread's first `kept` vectors wait in shared memory for the next sweep,
+// the others are read again by every sweep. A thread only ever reads what it has put there itself.
+template <class Access>
+struct Staged {
   static constexpr int kCount = Access::kCount;
+  Slots<Access> slots;
+  int kept;
 
-  __device__ __forceinline__ void load(const PairView&, const GroupPlace&) {}
+  __device__ __forceinline__ static int64_t column_of(const GroupPlace& place, int k) {
+    return (place.first + int64_t{k} * place.step) * kCount;
+  }
 
+  __device__ __forceinline__ void load(const PairView& v, const GroupPlace& place) {
+#pragma unroll 2
+    for (int k = 0; k < kept; ++k) {
+      const int64_t column = column_of(place, k);
+      if (column >= place.group) break;
+      slots.fetch(v, k, place.a + column, place.b < 0 ? -1 : place.b + column);
+    }
+    BLL_COPY_WAIT();
+  }
+
+  // function(a[kCount], b[kCount], column) for every vector of the thread.
   template <class Function>
   __device__ __forceinline__ void each(const PairView& v, const GroupPlace& place,
                                        Function&& function) const {
-    if (!place.inside) return;
 #pragma unroll 1
-    for (int64_t i = place.first; i * kCount < place.group; i += place.step) {
-      const int64_t column = i * kCount;
+    for (int k = 0; column_of(place, k) < place.group; ++k) {
+      const int64_t column = column_of(place, k);
+      typename Access::Raw raw_a, raw_b;
+      if (k < kept) {
+        slots.read(v, k, raw_a, raw_b);
+      } else {
+        raw_a = Access::load(v.a, v.a_dtype, place.a + column);
+        if (place.b >= 0) raw_b = Access::load(v.b, v.b_dtype, place.b + column);
+      }
       float a[kCount], b[kCount];
-      Access::unpack(Access::load(v.a, v.a_dtype, place.a + column), v.a_dtype, a);
-      Access::unpack(place.b < 0 ? Access::nan() : Access::load(v.b, v.b_dtype, place.b + column),
-                     v.b_dtype, b);
+      Access::unpack(raw_a, v.a_dtype, a);
+      Access::unpack(place.b < 0 ? Access::nan() : raw_b, v.b_dtype, b);
       function(a, b, column);
     }
   }

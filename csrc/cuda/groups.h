@@ -7,18 +7,22 @@
 
 namespace bll::cuda {
 
-// How the threads of a block share groups. Groups up to `most` latents stay in registers, read
-// once; longer ones are streamed, read once per sweep.
+// How the threads of a block share groups. Groups up to `most` latents stay in registers, longer
+// ones in the shared memory of a cluster's blocks, read once; what that does not hold is streamed,
+// read once per sweep.
 struct GroupTier {
   int64_t most;
   int block;   // threads per block
   bool whole;  // the block has one group at a time
-  int held;    // latents a thread holds; 0: streamed
+  int held;    // latents a thread holds; 0: in shared memory
 };
+
+inline constexpr int kLongBlock = 256;   // threads of a block that has a long group, or a part
+inline constexpr int kLongShared = 512;  // most bytes of its shared memory beside latents
 
 inline constexpr GroupTier kGroupTiers[] = {
     {256, 256, false, 8},  {1024, 128, true, 8},      {4096, 256, true, 16},
-    {8192, 512, true, 16}, {INT64_MAX, 512, true, 0},
+    {8192, 512, true, 16}, {INT64_MAX, kLongBlock, true, 0},
 };
 
 // Blocks of a tier that fit a multiprocessor at once.
@@ -44,6 +48,9 @@ struct GroupView {
   bool per_row;        // of pair.value
   int64_t group, groups_per_row, groups;
   int lanes;  // threads per group, in tiers that are not `whole`
+  // Long groups: blocks that share one, vectors that a thread keeps, bytes of shared memory.
+  int cluster, kept;
+  size_t shared;
 };
 
 // A launcher per tier, for one loss.

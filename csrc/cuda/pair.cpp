@@ -111,6 +111,9 @@ void run_categorical(const PairArgs& args, const PairPlan& plan, const PairView&
   v.groups_per_row = plan.group.per_row;
   v.groups = plan.group.count;
   v.lanes = plan.group.lanes;
+  v.cluster = plan.group.cluster;
+  v.kept = plan.group.kept;
+  v.shared = static_cast<size_t>(plan.group.shared);
   if (!writes(v.pair)) return;
   run_groups(args.family, args.loss, plan.group.tier, plan.group.wide, v, plan.blocks, stream);
 }

@@ -11,16 +11,16 @@
 
 namespace bll::cuda {
 
-template <class Access, int held, int block, bool whole>
+template <class Access, class Latents, class Threads>
 class GroupSweeps {
  public:
   using Family = Categorical<float>;
-  using Latents = Resident<Access, held>;
   static constexpr int kCount = Access::kCount;
 
   __device__ __forceinline__ GroupSweeps(const Family& family, const GroupView& view,
-                                         const GroupPlace& place, const Team<block, whole>& team)
-      : family_(family), view_(view), place_(place), team_(team) {
+                                         const GroupPlace& place, Threads& team,
+                                         const Latents& latents = {})
+      : family_(family), view_(view), place_(place), team_(team), latents_(latents) {
     latents_.load(view.pair, place);
   }
 
@@ -101,7 +101,7 @@ class GroupSweeps {
   const Family& family_;
   const GroupView& view_;
   const GroupPlace& place_;
-  const Team<block, whole>& team_;
+  Threads& team_;
   Latents latents_;
   typename Family::Range range_;
   typename Family::Prior prior_;
@@ -220,7 +220,7 @@ template <Loss L, class Access, int held, int block, bool whole, int resident>
 __global__ void __launch_bounds__(block, resident)
     pair_groups(const Categorical<float> family, const GroupView v) {
   BLL_SHARED(float, shared, 3 * block / kWarp);
-  const Team<block, whole> team(shared, v.lanes);
+  Team<block, whole> team(shared, v.lanes);
   const int step = whole ? block : v.lanes, teams = block / step;
   const int lane = threadIdx.x % step, slot = threadIdx.x / step;
   float sum = 0;
@@ -235,7 +235,7 @@ __global__ void __launch_bounds__(block, resident)
       weight = row_weight(v.pair, row);
       factor = weight * row_grad(v.pair, row);
     }
-    GroupSweeps<Access, held, block, whole> sweeps(family, v, place, team);
+    GroupSweeps<Access, Resident<Access, held>, Team<block, whole>> sweeps(family, v, place, team);
     sweeps.find_range();
     sweeps.find_prior();
     sweeps.find_tilt();
@@ -251,6 +251,49 @@ __global__ void __launch_bounds__(block, resident)
   __syncthreads();
   sum = block_sum(sum, shared);
   if (threadIdx.x == 0) v.pair.value[blockIdx.x] = v.pair.value_scale * sum;
+}
+
+// Long groups: the blocks of a cluster have one at a time, each every so many vectors of it.
+template <Loss L, class Access>
+__global__ void __launch_bounds__(kLongBlock, 2)
+    pair_groups_long(const Categorical<float> family, const GroupView v) {
+  using Threads = ClusterTeam<kLongBlock>;
+  static_assert(sizeof(float) * Threads::kShared <= kLongShared);
+  BLL_SHARED(float, shared, Threads::kShared);
+  BLL_DYNAMIC_SHARED(staged);
+  Threads team(shared, v.cluster);
+  const int rank = static_cast<int>(blockIdx.x) % v.cluster;
+  const int first = rank * kLongBlock + static_cast<int>(threadIdx.x);
+  const Staged<Access> latents{{reinterpret_cast<uint4*>(staged)}, v.kept};
+  float sum = 0;
+  for (int64_t group = blockIdx.x / v.cluster; group < v.groups; group += gridDim.x / v.cluster) {
+    const int64_t row = v.groups_per_row == 1 ? group : group / v.groups_per_row;
+    const GroupPlace place = place_of_group(v, group, row, first, v.cluster * kLongBlock);
+    const float weight = row_weight(v.pair, row);
+    GroupSweeps<Access, Staged<Access>, Threads> sweeps(family, v, place, team, latents);
+    sweeps.find_range();
+    sweeps.find_prior();
+    sweeps.find_tilt();
+    if (v.pair.value != nullptr && first == 0) {
+      const float value = weight * sweeps.template value<L>();
+      if (v.per_row) v.pair.value[group] = value;
+      sum += value;
+    }
+    sweeps.template store_gradients<L>(weight * row_grad(v.pair, row));
+  }
+  team.leave();
+  if (v.pair.value == nullptr || v.per_row) return;
+  __syncthreads();
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) v.pair.value[blockIdx.x] = v.pair.value_scale * sum;
+}
+
+template <Loss L, class Access>
+void launch_long_groups(const FamilyArgs& args, const GroupView& view, int blocks,
+                        cudaStream_t stream) {
+  const Categorical<float> family(args.tau, args.tilt);
+  BLL_LAUNCH_CLUSTER((pair_groups_long<L, Access>), static_cast<unsigned>(blocks), kLongBlock,
+                     view.cluster, view.shared, stream, family, view);
 }
 
 template <Loss L, class Access, int tier>
@@ -274,7 +317,7 @@ void run_tier(const FamilyArgs& family, int tier, const GroupView& view, int blo
     case 3:
       return launch_groups<L, Access, 3>(family, view, blocks, stream);
     default:
-      return launch_groups<L, Access, 4>(family, view, blocks, stream);
+      return launch_long_groups<L, Access>(family, view, blocks, stream);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cuda/cluster.h"
 #include "cuda/groups.h"
 #include "cuda/launch.h"
 
@@ -48,6 +49,37 @@ Layout lay_out(int64_t width, int count, int lanes) {
   return layout;
 }
 
+// Bytes of shared memory that keep a vector of both operands for every thread of a block.
+int64_t kept_bytes(const PairArgs& args, bool wide) {
+  const int64_t quads = item_size(args.b.dtype) / item_size(args.a.dtype);
+  return kLongBlock * (wide ? 16 * (1 + quads) : 8);
+}
+
+// As few blocks to a group as can keep it with two of them on a multiprocessor, or more where
+// there are fewer groups than multiprocessors.
+void plan_long_groups(PairPlan& plan, const PairArgs& args, int64_t count, const Device& device) {
+  constexpr int64_t reserved = 1024;  // by the system, per block
+  GroupLayout& group = plan.group;
+  const int64_t vectors = div_up(args.family.group, count);
+  const int64_t bytes = kept_bytes(args, group.wide);
+  const int64_t whole = std::max<int64_t>(device.shared - kLongShared, 0);
+  const int64_t half = std::max<int64_t>((device.shared + reserved) / 2 - reserved - kLongShared, 0);
+  const int most = std::min(device.cluster, kClusterBlocks);
+  const auto share = [&](int64_t blocks) { return div_up(vectors, blocks * kLongBlock); };
+  group.cluster = 1;
+  while (2 * group.cluster <= most && share(group.cluster) > 1 &&
+         (share(group.cluster) * bytes > half ||
+          2 * group.cluster * group.count <= device.processors)) {
+    group.cluster *= 2;
+  }
+  const bool two = share(group.cluster) * bytes <= half;
+  group.kept = static_cast<int>(std::min(share(group.cluster), (two ? half : whole) / bytes));
+  group.shared = group.kept * bytes;
+  const int64_t wave = int64_t{device.processors} * (two ? 2 : 1) / group.cluster;
+  const int64_t clusters = std::min(std::max<int64_t>(wave, 1), group.count);
+  plan.blocks = static_cast<int>(clusters * group.cluster);
+}
+
 void plan_groups(PairPlan& plan, const PairArgs& args, int vector, const Device& device) {
   GroupLayout& group = plan.group;
   const int64_t latents = args.family.group;
@@ -61,6 +93,7 @@ void plan_groups(PairPlan& plan, const PairArgs& args, int vector, const Device&
   const int64_t teams = tier.block / group.lanes;
   plan.blocks = static_cast<int>(std::min(wave, div_up(group.count, teams)));
   plan.values_per_row = group.per_row;
+  if (tier.held == 0) plan_long_groups(plan, args, group.wide ? vector : 1, device);
 }
 
 void plan_table(PairPlan& plan, const PairArgs& args, int count, const Device& device) {

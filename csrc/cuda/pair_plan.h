@@ -33,6 +33,9 @@ struct GroupLayout {
   int lanes;  // threads per group, in tiers that are not whole blocks
   bool wide;
   int64_t per_row, count;  // groups
+  // Long groups: blocks that share one, vectors that a thread keeps in shared memory, its bytes.
+  int cluster, kept;
+  int64_t shared;
 };
 
 struct PairPlan {

@@ -21,6 +21,9 @@ ORDERS = (0, 1, 7)
 SANITIZED = False
 COUNTS = ("launches", "blocks", "barriers", "shuffles", "loaded", "stored", "special")
 PROCESSORS = 3
+#: Blocks of a cluster, and bytes of shared memory that a block may ask for: those of an H100, but
+#: for the clusters, which take their time here.
+CLUSTER, SHARED = 2, 232_448
 
 
 @cache
@@ -37,9 +40,11 @@ def library() -> ctypes.CDLL:
 
 
 @contextmanager
-def emulation(order: int, processors: int = PROCESSORS) -> Iterator[None]:
-    """Serve every call in the block by the emulator."""
-    library().bll_emulator_set(order, processors)
+def emulation(
+    order: int, processors: int = PROCESSORS, cluster: int = CLUSTER, shared: int = SHARED
+) -> Iterator[None]:
+    """Serve every call in the block by the emulator, on a device with these properties."""
+    library().bll_emulator_set(order, processors, cluster, ctypes.c_int64(shared))
     devices = selection.DEVICES
     before, known = selection._forced, "emulated" in devices
     tables = (devices, selection.CUDA_KERNELS, selection.CHUNKS)

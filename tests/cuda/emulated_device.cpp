@@ -21,7 +21,7 @@ namespace bll::binding::device {
 namespace {
 
 // Few processors, so that blocks have to take several units.
-cuda::Device machine{3};
+cuda::Device machine{3, 1, 0};
 
 constexpr size_t kZone = 256;
 
@@ -258,9 +258,10 @@ void pooled_class_loss(const cpu::ClassArgs& given, const cpu::PoolArgs& given_p
 // For tests, by ctypes.
 extern "C" {
 
-__attribute__((visibility("default"))) void bll_emulator_set(int order, int processors) {
+__attribute__((visibility("default"))) void bll_emulator_set(int order, int processors,
+                                                             int cluster, int64_t shared) {
   bll_emulator::Machine::get().order = order;
-  bll::binding::device::machine.processors = processors;
+  bll::binding::device::machine = {processors, cluster, shared};
 }
 
 // Launches, blocks, barriers, shuffles, bytes loaded and stored, and special functions since the
@@ -277,10 +278,11 @@ __attribute__((visibility("default"))) void bll_emulator_counts(int64_t (&out)[7
 }  // extern "C"
 
 // The launch table of a pair loss: flat, rows, width, tail, count, lanes, chunks, units, blocks,
-// values per row, two stages, sections, sort chunks, tier, lanes of a group, wide groups.
+// values per row, two stages, sections, sort chunks, tier, lanes of a group, wide groups, blocks of
+// a cluster, vectors that a thread keeps, bytes of shared memory.
 extern "C" __attribute__((visibility("default"))) void bll_emulator_plan(
     int family, int dtype, int64_t rows, int64_t width, int64_t group, int64_t classes, int per_row,
-    int processors, int64_t (&out)[16]) {
+    int processors, int cluster, int64_t shared, int64_t (&out)[19]) {
   using namespace bll;
   alignas(16) static char memory[16];
   cpu::PairArgs args{};
@@ -295,10 +297,11 @@ extern "C" __attribute__((visibility("default"))) void bll_emulator_plan(
   args.grad_a = args.grad_b = args.value = memory;
   static const int64_t label = 0;
   if (classes > 0) args.labels = &label, args.b.count = classes;
-  const cuda::PairPlan p = cuda::plan_pair(args, {processors});
-  const int64_t numbers[16] = {p.flat,         p.rows,           p.width,         p.tail,
+  const cuda::PairPlan p = cuda::plan_pair(args, {processors, cluster, shared});
+  const int64_t numbers[19] = {p.flat,         p.rows,           p.width,         p.tail,
                                p.layout.count, p.layout.lanes,   p.layout.chunks, p.units,
                                p.blocks,       p.values_per_row, p.two_stages,    p.sections,
-                               p.sort_chunks,  p.group.tier,     p.group.lanes,   p.group.wide};
+                               p.sort_chunks,  p.group.tier,     p.group.lanes,   p.group.wide,
+                               p.group.cluster, p.group.kept, p.group.shared};
   std::memcpy(out, numbers, sizeof numbers);
 }

@@ -7,7 +7,7 @@ import ctypes
 import pytest
 import torch
 from cases import make_pair
-from emulated import PROCESSORS, counts, emulation, library
+from emulated import PROCESSORS, SHARED, counts, emulation, library
 
 from bll_kernels.ops import op
 
@@ -16,8 +16,11 @@ DTYPES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 FIELDS = (
     *("flat", "rows", "width", "tail", "count", "lanes", "chunks", "units", "blocks"),
     *("values_per_row", "two_stages", "sections", "sort_chunks", "tier", "group_lanes", "wide"),
+    *("cluster", "kept", "shared"),
 )
+#: Multiprocessors, blocks of a cluster, bytes of shared memory that a block may ask for.
 H200 = 132
+DEVICES = {"sm_80": (108, 1, 166_912), "sm_90": (H200, 8, 232_448)}
 
 
 def plan(
@@ -29,11 +32,14 @@ def plan(
     group: int = 1,
     classes: int = 0,
     per_row: bool = False,
+    device: str = "sm_90",
 ) -> dict[str, int]:
     numbers = (ctypes.c_int64 * len(FIELDS))()
     sizes = [ctypes.c_int64(x) for x in (rows, width, group, classes)]
+    processors, cluster, shared = DEVICES[device]
     library().bll_emulator_plan(
-        FAMILIES.index(family), DTYPES[dtype], *sizes, int(per_row), H200, numbers
+        *(FAMILIES.index(family), DTYPES[dtype], *sizes, int(per_row), processors, cluster),
+        *(ctypes.c_int64(shared), numbers),
     )
     return dict(zip(FIELDS, numbers, strict=True))
 
@@ -74,7 +80,7 @@ def test_class_tables() -> None:
     ("group", "tier", "lanes", "wide"),
     [
         *((2, 0, 1, 0), (8, 0, 1, 1), (100, 0, 16, 1), (256, 0, 32, 1), (257, 1, 128, 0)),
-        *((1024, 1, 128, 1), (4096, 2, 256, 1), (8192, 3, 512, 1), (262_144, 4, 512, 1)),
+        *((1024, 1, 128, 1), (4096, 2, 256, 1), (8192, 3, 512, 1), (262_144, 4, 256, 1)),
     ],
 )
 def test_group_tiers(group: int, tier: int, lanes: int, wide: int) -> None:
@@ -82,8 +88,42 @@ def test_group_tiers(group: int, tier: int, lanes: int, wide: int) -> None:
     assert chosen(found, "tier", "group_lanes", "wide") == (tier, lanes, wide)
 
 
+@pytest.mark.parametrize(
+    ("device", "dtype", "group", "rows", "wanted"),
+    [
+        # Two blocks on a multiprocessor; fewer groups than those take more blocks each.
+        ("sm_90", torch.bfloat16, 16_384, 4096, (1, 8, 65_536, 264)),
+        ("sm_90", torch.float32, 32_768, 4096, (4, 8, 65_536, 264)),
+        ("sm_90", torch.float32, 32_768, 16, (8, 4, 32_768, 128)),
+        ("sm_90", torch.bfloat16, 131_072, 4096, (8, 8, 65_536, 264)),
+        # One block on each, and an eighth of a float32 row that is read again.
+        ("sm_90", torch.bfloat16, 262_144, 4096, (8, 16, 131_072, 128)),
+        ("sm_90", torch.float32, 262_144, 4096, (8, 28, 229_376, 128)),
+        # No clusters.
+        ("sm_80", torch.bfloat16, 16_384, 4096, (1, 8, 65_536, 216)),
+        ("sm_80", torch.float32, 32_768, 4096, (1, 20, 163_840, 108)),
+    ],
+)
+def test_long_groups(
+    device: str, dtype: torch.dtype, group: int, rows: int, wanted: tuple[int, ...]
+) -> None:
+    found = plan("categorical", dtype, rows, group, group=group, device=device)
+    assert chosen(found, "cluster", "kept", "shared", "blocks") == wanted
+
+
+def test_shared_memory_is_within_what_a_block_may_ask_for() -> None:
+    for device, (processors, most, shared) in DEVICES.items():
+        for dtype in DTYPES:
+            for group in (8193, 8200, 50_000, 262_144, 1 << 20):
+                found = plan("categorical", dtype, 7, group, group=group, device=device)
+                assert 1 <= found["cluster"] <= most
+                assert found["blocks"] % found["cluster"] == 0
+                assert found["blocks"] <= 2 * processors
+                assert 0 < found["shared"] <= shared - 512
+
+
 def loaded_bytes(
-    family: str, dtype: torch.dtype, width: int, *, table: bool = False
+    family: str, dtype: torch.dtype, width: int, *, table: bool = False, shared: int = SHARED
 ) -> tuple[int, int]:
     """Bytes the emulated kernels loaded for 64 rows, and how many latents those have."""
     rows = 64
@@ -91,7 +131,7 @@ def loaded_bytes(
     labels = torch.zeros(rows, dtype=torch.int64) if table else None
     b = case.b[:1] if table else case.b
     group = width if family == "categorical" else 1
-    with emulation(0, PROCESSORS):
+    with emulation(0, PROCESSORS, 1, shared):
         counts()
         op("emulated", "pair_loss_value_and_grad")(
             case.a, b, labels, None, family, group, 1.0, "kl_full", 1.0, "sum", True, not table
@@ -107,8 +147,10 @@ def test_dense_messages_are_read_once(family: str, dtype: torch.dtype) -> None:
         assert loaded == 2 * latents * dtype.itemsize
 
 
-def test_long_groups_are_read_once_per_sweep() -> None:
+def test_long_groups_are_read_once_where_shared_memory_keeps_them() -> None:
     loaded, latents = loaded_bytes("categorical", torch.float32, 8200)
+    assert loaded == 2 * latents * 4
+    loaded, latents = loaded_bytes("categorical", torch.float32, 8200, shared=0)
     assert loaded == 4 * 2 * latents * 4
 
 

@@ -1,0 +1,59 @@
+// Blocks of a cluster: their launch, their barrier and each other's shared memory; and copies into
+// shared memory that a thread waits for later. Not yet shown on a GPU.
+#pragma once
+
+#include "cuda/launch.h"
+
+#if !defined(BLL_HOST_EMULATOR)
+#include <cooperative_groups.h>
+#include <cuda_pipeline_primitives.h>
+
+// 16 bytes from global memory; the thread itself may read them after BLL_COPY_WAIT.
+#define BLL_COPY_ASYNC(to, from) __pipeline_memcpy_async((to), (from), 16)
+#define BLL_COPY_WAIT() (__pipeline_commit(), __pipeline_wait_prior(0))
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define BLL_CLUSTER_SYNC() cooperative_groups::this_cluster().sync()
+// The same place in the shared memory of a block of the cluster, which must not have left.
+#define BLL_OF_BLOCK(pointer, rank) \
+  cooperative_groups::this_cluster().map_shared_rank((pointer), static_cast<unsigned>(rank))
+#else
+// Without clusters, launch tables make none of more than one block, which never asks.
+#define BLL_CLUSTER_SYNC() __syncthreads()
+#define BLL_OF_BLOCK(pointer, rank) (static_cast<void>(rank), (pointer))
+#endif
+#define BLL_LAUNCH_CLUSTER(kernel, ...) bll::cuda::launch_cluster(kernel, __VA_ARGS__)
+
+namespace bll::cuda {
+
+// What fails is the last error that the runtime reports.
+template <class... Parameters, class... Arguments>
+void launch_cluster(void (*kernel)(Parameters...), unsigned blocks, int threads, int cluster,
+                    size_t shared, cudaStream_t stream, const Arguments&... arguments) {
+  constexpr size_t kUnasked = 48 << 10;  // that every launch may have
+  if (shared > kUnasked) {
+    const auto bytes = static_cast<int>(shared);
+    const auto attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    if (cudaFuncSetAttribute(kernel, attribute, bytes) != cudaSuccess) return;
+  }
+  cudaLaunchAttribute size{};
+  size.id = cudaLaunchAttributeClusterDimension;
+  size.val.clusterDim.x = static_cast<unsigned>(cluster);
+  size.val.clusterDim.y = size.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = &size;
+  config.numAttrs = cluster > 1 ? 1 : 0;
+  cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+}  // namespace bll::cuda
+#endif
+
+namespace bll::cuda {
+
+inline constexpr int kClusterBlocks = 8;  // that every device with clusters can hold
+
+}  // namespace bll::cuda
