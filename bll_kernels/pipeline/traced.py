@@ -10,17 +10,12 @@ import torch
 from torch import Tensor
 
 from bll_kernels.backends.selection import requested_backend
+from bll_kernels.pipeline.agreement import check, restore
 from bll_kernels.pipeline.block import Block
 from bll_kernels.pipeline.capture import NotTraceable, capture, total
 from bll_kernels.pipeline.program import Program
 from bll_kernels.pipeline.simplify import simplify
 from bll_kernels.pipeline.step import GENERATOR, AutogradStep, LocalStep, Updater
-
-# Relative to the norm of all gradients: a bias in front of a batch norm has a gradient of nothing
-# but rounding.
-_TOLERANCE: Final = {torch.float64: 1e-10, torch.float32: 1e-4}
-_HALF_TOLERANCE: Final = 3e-2
-
 
 #: Ways to run local steps.
 LOCAL_STEPS: Final = ("auto", "autograd", "traced", "compiled")
@@ -249,17 +244,17 @@ class TracedStep:
         try:
             simplify(graph)
             program = Program(graph, self.parameters, compiled=self.compiled)
-            _restore(now, trial.before)
+            restore(now, trial.before)
             torch.set_rng_state(trial.generator)
             output, saved = program.forward(trial.x, trial.labels)
             value, saved = program.loss(saved)
             found = program.backward(saved)
-            _check("output", [output], [trial.output], exact=not self.compiled)
-            _check("buffers", now, after, exact=not self.compiled)
-            _check("loss", [value], [loss], exact=False)
-            _check("gradients", found, gradients, exact=False)
+            check("output", [output], [trial.output], exact=not self.compiled)
+            check("buffers", now, after, exact=not self.compiled)
+            check("loss", [value], [loss], exact=False)
+            check("gradients", found, gradients, exact=False)
         except BaseException as error:
-            _restore(now, after)
+            restore(now, after)
             if isinstance(error, NotTraceable) or not isinstance(error, Exception):
                 raise
             # A step that only its trace cannot do is still done by autograd, and `path` says so.
@@ -284,37 +279,3 @@ def _direct_update(
         return step_with
     known = [[id(p) for p in group["params"]] for group in groups]
     return step_with if known == [[id(p) for p in parameters]] else None
-
-
-@torch.no_grad()
-def _restore(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    for tensor, value in zip(tensors, values, strict=True):
-        tensor.copy_(value)
-
-
-def _check(
-    what: str, found: Sequence[Tensor | None], truth: Sequence[Tensor | None], *, exact: bool
-) -> None:
-    """Raises NotTraceable where a program's tensors are not those of autograd."""
-    if [x is None for x in found] != [x is None for x in truth]:
-        raise NotTraceable(f"its trace gives {what} of another form than autograd")
-    pairs = [
-        (left.detach(), right.detach())
-        for left, right in zip(found, truth, strict=True)
-        if left is not None and right is not None
-    ]
-    for left, right in pairs:
-        if left.shape != right.shape or left.dtype != right.dtype:
-            raise NotTraceable(f"its trace gives {what} of another shape or dtype than autograd")
-    if exact:
-        same = all(torch.equal(left.nan_to_num(), right.nan_to_num()) for left, right in pairs)
-    else:
-        size = sum(float(right.double().nan_to_num().norm()) ** 2 for _, right in pairs) ** 0.5
-        same = all(
-            float((left.double() - right.double()).nan_to_num().norm())
-            <= _TOLERANCE.get(right.dtype, _HALF_TOLERANCE) * size
-            and torch.equal(left.isnan(), right.isnan())
-            for left, right in pairs
-        )
-    if not same:
-        raise NotTraceable(f"its trace gives other {what} than autograd")

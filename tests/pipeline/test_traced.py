@@ -11,77 +11,13 @@ import pytest
 import torch
 from tolerance import assert_same_bits
 from torch import Tensor, nn
+from wrapped_nets import NETS, adam, batches, wrapped
 
 import bll
 import bll_kernels as bk
-from bll_kernels.optim import BlockAdam, BlockSGD
+from bll_kernels.optim import BlockSGD
 from bll_kernels.pipeline.executor import Executor
 from bll_kernels.pipeline.traced import TracedStep
-
-
-def mlp() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU()),
-        nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16), nn.GELU(), nn.Dropout(0.3)),
-        nn.Sequential(nn.Linear(16, 16, bias=False), nn.SiLU(), nn.Linear(16, 12), nn.Tanh()),
-        nn.Linear(12, 5),
-    )
-
-
-def convolutional() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
-        nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, stride=2, bias=False), nn.ELU()),
-        nn.Sequential(nn.Dropout2d(0.2), nn.GroupNorm(2, 8), nn.Conv2d(8, 4, 1)),
-        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)),
-    )
-
-
-class Attention(nn.Module):
-    """A transformer layer that returns a tensor, as an nn.Sequential needs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.TransformerEncoderLayer(16, 2, 24, dropout=0.1, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
-
-
-def transformer() -> nn.Sequential:
-    return nn.Sequential(Attention(), Attention(), nn.Sequential(nn.Flatten(), nn.Linear(48, 5)))
-
-
-NETS: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, ...]]] = {
-    "mlp": (mlp, (12,)),
-    "convolutional": (convolutional, (3, 9, 9)),
-    "transformer": (transformer, (3, 16)),
-}
-
-
-def wrapped(name: str, dtype: torch.dtype, rule: str = "bll") -> nn.Module:
-    torch.manual_seed(4)
-    build, shape = NETS[name]
-    net = build().to(dtype)
-    cuts = [key for key, _ in net.named_children()][:-1]
-    example = torch.randn(2, *shape, dtype=dtype)
-    return bll.wrap(net, blocks=cuts, rule=rule, num_classes=5, example=example)
-
-
-def batches(name: str, dtype: torch.dtype, count: int = 4) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(2)
-    shape = NETS[name][1]
-    return [
-        (
-            torch.randn(8, *shape, dtype=dtype, generator=generator),
-            torch.randint(5, (8,), generator=generator),
-        )
-        for _ in range(count)
-    ]
-
-
-def adam(parameters: Sequence[Tensor]) -> BlockAdam:
-    return BlockAdam(parameters, lr=0.01)
 
 
 @pytest.mark.parametrize("rule", ["bll", "bll-kl"])
@@ -102,43 +38,6 @@ def test_it_learns_what_autograd_learns(name: str, rule: str) -> None:
     want = models[0].state_dict()
     for key, value in models[1].state_dict().items():
         torch.testing.assert_close(value, want[key], rtol=1e-7, atol=1e-9)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mlp", "convolutional"])
-def test_compiled_it_learns_the_same_in_every_mode(name: str) -> None:
-    feed = batches(name, torch.float32)
-    models = [wrapped(name, torch.float32) for _ in range(3)]
-    start = {key: value.clone() for key, value in models[0].state_dict().items()}
-    ways = [("sequential", "autograd"), ("sequential", "compiled"), ("pipelined", "compiled")]
-    runs = [
-        bll.executor(model, adam, mode=mode, micro_batches=2, local_step=way)
-        for model, (mode, way) in zip(models, ways, strict=True)
-    ]
-    results = [run.run(feed) for run in runs]
-    assert set(runs[1].paths.values()) == set(runs[2].paths.values()) == {"compiled"}
-    for left, right in zip(*results[:2], strict=True):
-        torch.testing.assert_close(left.output, right.output, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(left.losses, right.losses, rtol=1e-3, atol=1e-4)
-    states = [model.state_dict() for model in models]
-    assert any((states[1][key] != value).any() for key, value in start.items())
-    for key, value in states[1].items():
-        assert_same_bits(value, states[2][key])
-
-
-def test_what_inductor_cannot_compile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = wrapped("mlp", torch.float32)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-
-    def no_compiler(*_: object, **__: object) -> None:
-        raise OSError("no C++ compiler found")
-
-    monkeypatch.setattr(torch._inductor, "compile", no_compiler)
-    run = bll.executor(model, adam, local_step="compiled")
-    with pytest.raises(RuntimeError, match=r"'0' cannot be compiled: .*OSError: no C\+\+ compiler"):
-        run.step(*batches("mlp", torch.float32)[0])
-    for key, value in model.named_parameters():
-        assert_same_bits(value.detach(), before[key])
 
 
 @pytest.mark.parametrize("name", list(NETS))

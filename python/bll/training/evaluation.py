@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bll.data import Split
+from bll.hooks import wrapped_handle
 from bll.prediction import predict
 
 BATCH_SIZE = 1000
@@ -26,7 +27,7 @@ def evaluate(
     The model's mode is put back afterwards.
 
     Args:
-        model: A wrapped model; its rule says which blocks predict.
+        model: A network; of a wrapped model, the rule says which blocks predict.
         split: Images and labels; every one is used.
         autocast: Half type to compute in, or ``None``.
         should_stop: Asked between batches.
@@ -36,6 +37,9 @@ def evaluate(
     """
     device = split.images.device
     correct = torch.zeros((), dtype=torch.int64, device=device)
+    logits_of: Callable[[nn.Module, Tensor], Tensor] = predict
+    if wrapped_handle(model) is None:
+        logits_of = nn.Module.__call__
     was_training = model.training
     model.eval()
     try:
@@ -44,7 +48,7 @@ def evaluate(
                 return None
             images = split.images[start : start + BATCH_SIZE]
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                logits = predict(model, images)
+                logits = logits_of(model, images)
             correct += (logits.argmax(1) == split.labels[start : start + BATCH_SIZE]).sum()
     finally:
         model.train(was_training)
