@@ -37,7 +37,7 @@ def stage(tmp_path: Path, **settings):
 
 
 def rows(tmp_path: Path) -> list[dict[str, str]]:
-    with (tmp_path / "table1.csv").open(newline="") as stream:
+    with (tmp_path / "table1-dry.csv").open(newline="") as stream:
         return list(csv.DictReader(stream))
 
 
@@ -73,7 +73,7 @@ def test_a_second_call_goes_on_in_the_middle_of_a_run(tmp_path, table1, monkeypa
     monkeypatch.setattr(table1, "time", Clock())
     passed, note = stage(parts, deadline=30 + table1._MARGIN)
     assert passed and note == "1 of 4 runs finished; the same command goes on"
-    half = parts / "table1" / "fashion-mnist-resnet18-fa" / "seed-0"
+    half = parts / "table1-dry" / "fashion-mnist-resnet18-fa" / "seed-0"
     assert (half / "checkpoint" / "index.json").is_file() and not (half / "summary.json").exists()
     for _ in range(9):
         deadline = table1.time.now + 30 + table1._MARGIN
@@ -91,7 +91,7 @@ def test_a_missing_file_is_named_and_does_not_hide_the_rest(tmp_path, monkeypatc
     assert not passed
     assert "0 of 8 runs finished; fashion-mnist-resnet18: " in note
     assert f"train-images-idx3-ubyte.gz: no such file in {here}" in note
-    assert rows(tmp_path / "out") == []
+    assert (tmp_path / "out" / "table1.csv").read_text().count("\n") == 1, "more than the head"
 
 
 def test_the_order_of_the_cells_and_the_recipes(monkeypatch):

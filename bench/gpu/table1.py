@@ -61,7 +61,7 @@ def run(
     """Train what is missing until the deadline, and write ``table1.csv``.
 
     Args:
-        record: Where progress is filed; the runs lie in ``table1`` of its folder.
+        record: Where progress is filed; the runs lie in ``table1`` of its folder (``table1-dry``).
         data_dirs: Folders searched for the data files, in order.
         deadline: Of ``time.monotonic()``.
         epochs: In place of the recipes'.
@@ -71,6 +71,8 @@ def run(
         Unfinished: A data file is missing, or training diverged; what else there is was trained.
     """
     runs = [(cell, rule, seed) for cell in PUBLISHED for seed in SEEDS for rule in PUBLISHED[cell]]
+    # Apart, so that a run in earnest never takes a trial's for its own.
+    root = record.folder / ("table1-dry" if dry else "table1")
     failures: dict[str, str] = {}
     for cell, rule, seed in runs:
         if time.monotonic() > deadline - _MARGIN:
@@ -80,12 +82,12 @@ def run(
             continue
         options = _options(name, data_dirs, epochs, dry) | {"seed": seed}
         try:
-            _train(record, _folder(record, name, seed), options, deadline)
+            _train(record, _folder(root, name, seed), options, deadline)
         except DataError as error:
             failures[cell] = str(error)
         except (ValueError, TrainingError) as error:
             failures[name] = str(error)
-    finished = _write_table(record, runs)
+    finished = _write_table(root, runs)
     note = f"{finished} of {len(runs)} runs finished"
     if failures:
         raise Unfinished("; ".join([note, *(f"{k}: {v}" for k, v in failures.items())]))
@@ -102,8 +104,8 @@ def _options(name: str, data_dirs: Sequence[str], epochs: int | None, dry: bool)
     return options
 
 
-def _folder(record: Record, name: str, seed: int) -> Path:
-    return record.folder / "table1" / name / f"seed-{seed}"
+def _folder(root: Path, name: str, seed: int) -> Path:
+    return root / name / f"seed-{seed}"
 
 
 class _Log:
@@ -136,11 +138,11 @@ def _train(record: Record, place: Path, options: dict[str, Any], deadline: float
         training.finish()
 
 
-def _write_table(record: Record, runs: Sequence[tuple[str, str, int]]) -> int:
+def _write_table(root: Path, runs: Sequence[tuple[str, str, int]]) -> int:
     """Write the runs that are finished; return their number."""
     rows = []
     for cell, rule, seed in runs:
-        path = _folder(record, f"{cell}-{rule}", seed) / SUMMARY
+        path = _folder(root, f"{cell}-{rule}", seed) / SUMMARY
         if not path.is_file():
             continue
         found = json.loads(path.read_text())
@@ -153,5 +155,5 @@ def _write_table(record: Record, runs: Sequence[tuple[str, str, int]]) -> int:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(record.folder / "table1.csv", text.getvalue().encode())
+    write_atomically(root.with_suffix(".csv"), text.getvalue().encode())
     return len(rows)
