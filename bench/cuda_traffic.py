@@ -27,6 +27,9 @@ PAIR_SPECIAL: Final = {
 #: Threads of a block of the row kernel of losses that go through matmul, and of tiles.
 SOFTMAX_THREADS: Final = 512
 GRAM_TILE: Final = 64
+#: Threads of a block of the table kernels, and those along the columns in `class_table`.
+TABLE_THREADS: Final = 256
+CLASS_LANES: Final = 64
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,59 @@ def pair(family: str, latents: int, item: int, *, sweeps: int = 1) -> Traffic:
         family: of the latents.
         latents: their number.
         item: bytes of the dtype.
-        sweeps: times that a group is read: 1 up to 8,192 latents, then 4.
+        sweeps: times that a group is read: 1 where registers or shared memory keep it, else 4.
     """
     size = 2 * _planes(family) * latents * item
     return Traffic(sweeps * size, size, PAIR_SPECIAL[family] * latents)
+
+
+def label_sort(rows: int, classes: int, chunks: int, runs: int) -> Traffic:
+    """Rows sorted by label (`rank_kernel` and the three behind it).
+
+    Args:
+        rows: to be sorted.
+        classes: that there are; labels outside count as one more.
+        chunks: of rows that are sorted apart.
+        runs: different labels of every 256 rows, added up.
+    """
+    buckets, counts = classes + 1, (classes + 1) * chunks
+    loaded = rows * (8 + 4) + rows * (8 + 3 * 4) + 4 * counts + 2 * 4 * buckets
+    stored = rows * (4 + 4) + 4 * (2 * counts + runs) + 4 * (3 * buckets + 1)
+    return Traffic(loaded, stored)
+
+
+def pair_table(
+    family: str, rows: int, width: int, classes: int, item: int, *, sections: int, blocks: int
+) -> Traffic:
+    """A full KL of messages by label: value, gradient of a and of the table (`pair_table`).
+
+    `blocks` of 256 threads read a class's message each; every row's place in the order is read by
+    each of its vectors.
+    """
+    planes, vector = _planes(family), 16 // item
+    latents = planes * rows * width
+    order = 4 * rows * (width // vector)
+    table = blocks * TABLE_THREADS * planes * 16
+    sums = sections * classes * planes * width * (item if sections == 1 else 4)
+    stored = latents * item + sums
+    return Traffic(latents * item + order + table, stored, PAIR_SPECIAL[family] * rows * width)
+
+
+def class_table(
+    rows: int, latents: int, classes: int, item: int, *, tile: int, sections: int
+) -> Traffic:
+    """Gradients of table and bias from the residual (`class_table`), a block per 64 vectors.
+
+    `tile` classes share what is read of the rows; their messages are read once by all threads, and
+    once more by those that store. Rows are whole runs of 64, classes whole tiles.
+    """
+    vector = 16 // item
+    chunks, tiles = -(-latents // (CLASS_LANES * vector)), classes // tile
+    residual = chunks * rows * classes * 4
+    messages = sections * tiles * chunks * tile * 16 * (TABLE_THREADS + CLASS_LANES)
+    loaded = tiles * rows * latents * item + residual + messages
+    sums = sections * classes * latents * (item if sections == 1 else 4)
+    return Traffic(loaded, sums)
 
 
 def pool(elements: int, cells: int, item: int) -> Traffic:
@@ -149,7 +201,20 @@ def table() -> str:
             )
             for family in PAIR_SPECIAL
         ),
-        _line("pair_groups", "latent, groups beyond 8,192", pair("categorical", n, 2, sweeps=4), n),
+        _line("pair_groups_long", "latent, kept on the chip", pair("categorical", n, 2), n),
+        _line("pair_groups_long", "latent, read again", pair("categorical", n, 2, sweeps=4), n),
+        _line(
+            "pair_table",
+            "latent by label, bernoulli, 4096 x 1024, 10 classes",
+            pair_table("bernoulli", 4096, 1024, 10, 2, sections=24, blocks=24 * 10 * 4),
+            4096 * 1024,
+        ),
+        _line(
+            "rank_kernel and three more",
+            "row, 4096 x 10 classes",
+            label_sort(4096, 10, 16, 160),
+            4096,
+        ),
         _line("pool_planes", "pixel, cells of 7 x 7", pool(49 * n, n, 2), 49 * n),
         *(
             _line("pool_planes", f"pixel, gradient of {kind}", pool_backward(kind, n, 2), n)
@@ -159,6 +224,12 @@ def table() -> str:
             "class_rows",
             "latent, 4096 x 1024, 10 classes",
             class_rows(4096, 1024, 10, 2, together=4, gradient=True),
+            4096 * 1024,
+        ),
+        _line(
+            "class_table",
+            "latent, 4096 x 1024, 8 classes",
+            class_table(4096, 1024, 8, 2, tile=4, sections=64),
             4096 * 1024,
         ),
         _line(

@@ -51,7 +51,8 @@ class Case:
     quick: bool = False
 
 
-def _l2(got: Tensor, want: Tensor) -> float:
+def relative_l2(got: Tensor, want: Tensor) -> float:
+    """Distance over the length of what is wanted."""
     return ((got.double() - want).norm() / want.norm()).item()
 
 
@@ -69,7 +70,7 @@ def _row_error(
         (want,) = torch.autograd.grad(value(a, *head[1:]), a)
         # Means over the batch: the head's is over fewer rows.
         share = min(CHECKED_ROWS, rows) / rows
-        return _l2(outputs[1][:CHECKED_ROWS].cpu(), want * share)
+        return relative_l2(outputs[1][:CHECKED_ROWS].cpu(), want * share)
 
     return error
 
@@ -321,7 +322,7 @@ def _gram(shape: tuple[int, int], dtype: torch.dtype, device: str) -> Case:
     def error(inputs: Inputs, outputs: Values) -> float:
         x = inputs[0].detach().cpu().double().requires_grad_()
         (want,) = torch.autograd.grad(_gram_value(x, inputs[1].cpu()), x)
-        return _l2(outputs[1].cpu(), want)
+        return relative_l2(outputs[1].cpu(), want)
 
     item = torch.empty((), dtype=dtype).element_size()
     moved = 2 * shape[0] * shape[1] * item
@@ -350,7 +351,7 @@ def cases(device: str, tiny: bool) -> list[Case]:
         found.append(_gaussian((rows(4096), columns(4096)), dtype, device))
         for classes in (10, 1000):
             found.append(_table((rows(4096), columns(4096)), classes, dtype, device))
-        for width in (256, 1024, 4096, 32768, 131072):
+        for width in (256, 1024, 4096, 32768, 131072, 262144):
             shape = (rows((1 << 25) // width), columns(width) + (width >> 10 if tiny else 0))
             found.append(_categorical(shape, dtype, device))
         for classes in (10, 1000):

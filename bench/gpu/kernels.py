@@ -13,6 +13,7 @@ import bll_kernels as bk
 from bench.gpu.cases import Case, Form, Inputs, cases
 from bench.gpu.forms import MODES
 from bench.gpu.record import Record, device_state
+from bench.gpu.step_cases import step_cases
 from bench.gpu.timing import ROUNDS, Call, CudaTimer, HostTimer, Timer
 from bll.bench.limits import Limits
 from bll.bench.measure import OURS
@@ -113,8 +114,8 @@ def measure(
     }
 
 
-QUICK_PEERS = ("eager", "compile", "distributions", "one graph", "liger")
-DRY_PEERS = ("eager", "distributions", "liger")
+QUICK_PEERS = ("eager", "compile", "distributions", "one graph", "fused", "liger")
+DRY_PEERS = ("eager", "distributions", "fused", "liger")
 ALL_PEERS = (*QUICK_PEERS, *(f"compile {mode}" for mode in MODES))
 
 
@@ -134,7 +135,8 @@ def run(
         NotMeasured: an entry failed, missed its accuracy gate, or was impossibly fast.
     """
     limits = Limits(timer, device)
-    chosen = [case for case in cases(device, tiny) if full or case.quick]
+    every = [*cases(device, tiny), *step_cases(device, tiny)]
+    chosen = [case for case in every if full or case.quick]
     wrong, left = [], 0
     for case in chosen:
         copy = 0.0

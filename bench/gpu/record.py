@@ -100,7 +100,7 @@ def _ratio(entry: dict[str, Any], peer: str) -> str:
     return f"{found['ratio']['ratio']:.2f}"
 
 
-PEERS = ("eager", "distributions", "compile", "one graph")
+PEERS = ("eager", "distributions", "compile", "one graph", "fused")
 
 
 def markdown(plain: dict[str, Any]) -> str:

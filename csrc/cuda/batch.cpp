@@ -79,11 +79,7 @@ LabelSort sort_of(const ClassMeansArgs& args, Workspace& workspace) {
   sort.chunk_rows = ceil_div(blocks, std::min(blocks, kMostChunks)) * kSortBlock;
   sort.chunks = ceil_div(sort.rows, sort.chunk_rows);
   sort.labels = args.labels;
-  sort.rank = workspace.take<int32_t>(sort.rows);
-  sort.counts = workspace.take<int32_t>(sort.classes * sort.chunks);
-  sort.total = workspace.take<int32_t>(sort.classes);
-  sort.start = workspace.take<int32_t>(sort.classes + 1);
-  sort.order = workspace.take<int32_t>(sort.rows);
+  sort.take(workspace);
   return sort;
 }
 

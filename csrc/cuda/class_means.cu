@@ -24,10 +24,10 @@ __global__ void __launch_bounds__(kThreads, 4) class_means_kernel(const MeansVie
   const bool lost = v.start[v.classes] < v.rows;
   if (chunk == 0 && threadIdx.x == 0) v.counts[label] = end - begin;
   float sum[count] = {}, error[count] = {};
-  for (int32_t first = begin + slot; column < v.width && first < end; first += slots * kRun) {
+  for (int64_t first = begin + slot; column < v.width && first < end; first += slots * kRun) {
     float part[count] = {};
     for (int k = 0; k < kRun; ++k) {
-      const int64_t at = int64_t{first} + k * slots;
+      const int64_t at = first + k * slots;
       if (at >= end) break;
       float x[count];
       const int64_t row = v.order[at];

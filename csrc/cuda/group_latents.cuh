@@ -106,15 +106,11 @@ struct Staged {
   Slots<Access> slots;
   int kept;
 
-  __device__ __forceinline__ static int64_t column_of(const GroupPlace& place, int k) {
-    return (place.first + int64_t{k} * place.step) * kCount;
-  }
-
   __device__ __forceinline__ void load(const PairView& v, const GroupPlace& place) {
+    const int end = static_cast<int>(place.group), step = place.step * kCount;
+    int column = place.first * kCount;
 #pragma unroll 2
-    for (int k = 0; k < kept; ++k) {
-      const int64_t column = column_of(place, k);
-      if (column >= place.group) break;
+    for (int k = 0; k < kept && column < end; ++k, column += step) {
       slots.fetch(v, k, place.a + column, place.b < 0 ? -1 : place.b + column);
     }
     BLL_COPY_WAIT();
@@ -124,9 +120,10 @@ struct Staged {
   template <class Function>
   __device__ __forceinline__ void each(const PairView& v, const GroupPlace& place,
                                        Function&& function) const {
+    const int end = static_cast<int>(place.group), step = place.step * kCount;
+    int column = place.first * kCount;
 #pragma unroll 1
-    for (int k = 0; column_of(place, k) < place.group; ++k) {
-      const int64_t column = column_of(place, k);
+    for (int k = 0; column < end; ++k, column += step) {
       typename Access::Raw raw_a, raw_b;
       if (k < kept) {
         slots.read(v, k, raw_a, raw_b);

@@ -51,8 +51,9 @@ void run_groups(const FamilyArgs& family, Loss loss, int tier, bool wide, const 
 
 void run_class_sums(bool wide, const TableView& view, int64_t blocks, cudaStream_t stream) {
   const FamilyArgs none{};
-  if (wide) return launch_table<Given, Loss::kEvidence, Wide<float>>(none, view, blocks, stream);
-  launch_table<Given, Loss::kEvidence, Single>(none, view, blocks, stream);
+  if (wide)
+    return launch_table<Given, Loss::kEvidence, Wide<float>, false>(none, view, blocks, stream);
+  launch_table<Given, Loss::kEvidence, Single, false>(none, view, blocks, stream);
 }
 
 }  // namespace bll::cuda

@@ -17,12 +17,15 @@ struct GroupTier {
   int held;    // latents a thread holds; 0: in shared memory
 };
 
-inline constexpr int kLongBlock = 256;   // threads of a block that has a long group, or a part
+inline constexpr int kLongBlock = 192;   // threads of a block that has a long group, or a part
 inline constexpr int kLongShared = 512;  // most bytes of its shared memory beside latents
 
 inline constexpr GroupTier kGroupTiers[] = {
-    {256, 256, false, 8},  {1024, 128, true, 8},      {4096, 256, true, 16},
-    {8192, 512, true, 16}, {INT64_MAX, kLongBlock, true, 0},
+    {256, 256, false, 8},
+    {1024, 128, true, 8},
+    {4096, 256, true, 16},
+    {8192, 512, true, 16},
+    {INT64_MAX, kLongBlock, true, 0},
 };
 
 // Blocks of a tier that fit a multiprocessor at once.

@@ -1,21 +1,34 @@
+#include "core/defs.h"
 #include "cuda/labels.h"
 #include "cuda/launch.h"
 
 namespace bll::cuda {
 namespace {
 
+__device__ __forceinline__ void put(int32_t* at, int32_t x) {
+  *at = x;
+  BLL_COUNT_STORED(4);
+}
+
+// The class of a row; `classes` where its label names none.
+__device__ __forceinline__ int64_t class_of(const LabelSort& s, int64_t row) {
+  const int64_t label = __ldg(s.labels + row);
+  return label >= 0 && label < s.classes ? label : s.classes;
+}
+
 // A block per chunk: every row's rank among the chunk's rows of its label, and their number.
 __global__ void __launch_bounds__(kSortBlock) rank_kernel(const LabelSort s) {
   BLL_SHARED(int64_t, block_labels, kSortBlock);
   const int64_t chunk = blockIdx.x, first = chunk * s.chunk_rows;
   const int64_t last = first + s.chunk_rows < s.rows ? first + s.chunk_rows : s.rows;
-  for (int64_t c = threadIdx.x; c < s.classes; c += kSortBlock) s.counts[c * s.chunks + chunk] = 0;
+  for (int64_t c = threadIdx.x; c <= s.classes; c += kSortBlock)
+    put(s.counts + c * s.chunks + chunk, 0);
   __syncthreads();
   for (int64_t start = first; start < last; start += kSortBlock) {
     const int64_t row = start + threadIdx.x;
-    const int64_t label = row < last ? s.labels[row] : -1;
-    const bool valid = label >= 0 && label < s.classes;
-    block_labels[threadIdx.x] = valid ? label : -1;
+    const bool inside = row < last;
+    const int64_t label = inside ? class_of(s, row) : s.classes;
+    block_labels[threadIdx.x] = inside ? label : -1;
     __syncthreads();
     int32_t before = 0, after = 0;
     for (int i = 0; i < kSortBlock; ++i) {
@@ -23,11 +36,11 @@ __global__ void __launch_bounds__(kSortBlock) rank_kernel(const LabelSort s) {
       before += same && i < static_cast<int>(threadIdx.x);
       after += same && i > static_cast<int>(threadIdx.x);
     }
-    int32_t rank = before;
-    if (valid) rank += s.counts[label * s.chunks + chunk];
-    if (row < last) s.rank[row] = rank;
+    int32_t* count = s.counts + label * s.chunks + chunk;
+    const int32_t rank = inside ? before + BLL_LOAD(count) : 0;
+    if (inside) put(s.rank + row, rank);
     __syncthreads();
-    if (valid && after == 0) s.counts[label * s.chunks + chunk] = rank + 1;
+    if (inside && after == 0) put(count, rank + 1);
     __syncthreads();
   }
 }
@@ -48,9 +61,9 @@ __device__ __forceinline__ int32_t scan_run(int32_t* numbers, int64_t count) {
   int32_t carry = 0;
   for (int64_t start = 0; start < count; start += kWarp) {
     const int64_t i = start + lane;
-    const int32_t x = i < count ? numbers[i] : 0;
+    const int32_t x = i < count ? BLL_LOAD(numbers + i) : 0;
     const int32_t sum = scan_lanes(x);
-    if (i < count) numbers[i] = carry + sum - x;
+    if (i < count) put(numbers + i, carry + sum - x);
     carry += __shfl_sync(kAllLanes, sum, kWarp - 1);
   }
   return carry;
@@ -59,27 +72,26 @@ __device__ __forceinline__ int32_t scan_run(int32_t* numbers, int64_t count) {
 // A warp per class: where every chunk's rows of the class begin among all of the class.
 __global__ void __launch_bounds__(kSortBlock) chunk_starts_kernel(const LabelSort s) {
   const int64_t c = int64_t{blockIdx.x} * (kSortBlock / kWarp) + threadIdx.x / kWarp;
-  if (c >= s.classes) return;
+  if (c > s.classes) return;
   const int32_t total = scan_run(s.counts + c * s.chunks, s.chunks);
-  if (threadIdx.x % kWarp == 0) s.total[c] = total;
+  if (threadIdx.x % kWarp == 0) put(s.total + c, total);
 }
 
 // One warp: where every class begins.
 __global__ void __launch_bounds__(kWarp) class_starts_kernel(const LabelSort s) {
-  for (int64_t c = threadIdx.x; c < s.classes; c += kWarp) s.start[c] = s.total[c];
+  for (int64_t c = threadIdx.x; c <= s.classes; c += kWarp) put(s.start + c, BLL_LOAD(s.total + c));
   __syncwarp();
-  const int32_t total = scan_run(s.start, s.classes);
-  if (threadIdx.x == 0) s.start[s.classes] = total;
+  const int32_t total = scan_run(s.start, s.classes + 1);
+  if (threadIdx.x == 0) put(s.start + s.classes + 1, total);
 }
 
 __global__ void __launch_bounds__(kSortBlock) order_kernel(const LabelSort s) {
   const int64_t row = int64_t{blockIdx.x} * kSortBlock + threadIdx.x;
   if (row >= s.rows) return;
-  const int64_t label = s.labels[row];
-  if (label < 0 || label >= s.classes) return;
-  const int64_t chunk = row / s.chunk_rows;
-  s.order[s.start[label] + s.counts[label * s.chunks + chunk] + s.rank[row]] =
-      static_cast<int32_t>(row);
+  const int64_t label = class_of(s, row), chunk = row / s.chunk_rows;
+  const int32_t of_class = BLL_LOAD(s.start + label);
+  const int32_t of_chunk = BLL_LOAD(s.counts + label * s.chunks + chunk);
+  put(s.order + of_class + of_chunk + BLL_LOAD(s.rank + row), static_cast<int32_t>(row));
 }
 
 unsigned blocks_for(int64_t size, int64_t per_block) {
@@ -90,8 +102,8 @@ unsigned blocks_for(int64_t size, int64_t per_block) {
 
 void sort_labels(const LabelSort& sort, cudaStream_t stream) {
   BLL_LAUNCH(rank_kernel, static_cast<unsigned>(sort.chunks), kSortBlock, stream, sort);
-  BLL_LAUNCH(chunk_starts_kernel, blocks_for(sort.classes, kSortBlock / kWarp), kSortBlock, stream,
-             sort);
+  BLL_LAUNCH(chunk_starts_kernel, blocks_for(sort.classes + 1, kSortBlock / kWarp), kSortBlock,
+             stream, sort);
   BLL_LAUNCH(class_starts_kernel, 1, kWarp, stream, sort);
   BLL_LAUNCH(order_kernel, blocks_for(sort.rows, kSortBlock), kSortBlock, stream, sort);
 }

@@ -5,18 +5,28 @@
 #include <cstdint>
 
 #include "cuda/api.h"
+#include "cuda/workspace.h"
 
 namespace bll::cuda {
 
 // Rows are cut into `chunks` of `chunk_rows`, a multiple of kSortBlock. All arrays are int32.
+// Labels outside [0, classes) count as one more class, the last.
 struct LabelSort {
   int64_t rows, classes, chunks, chunk_rows;
-  const int64_t* labels;  // those outside [0, classes) are left out
-  int32_t* rank;          // [rows] scratch
-  int32_t* counts;        // [classes, chunks] scratch
-  int32_t* total;         // [classes] scratch
-  int32_t* start;         // [classes + 1]: where each label begins in `order`
-  int32_t* order;         // [rows]
+  const int64_t* labels;
+  int32_t* rank;    // [rows] scratch
+  int32_t* counts;  // [classes + 1, chunks] scratch
+  int32_t* total;   // [classes + 1] scratch
+  int32_t* start;   // [classes + 2]: where each label begins in `order`
+  int32_t* order;   // [rows]
+
+  void take(Workspace& workspace) {
+    rank = workspace.take<int32_t>(rows);
+    counts = workspace.take<int32_t>((classes + 1) * chunks);
+    total = workspace.take<int32_t>(classes + 1);
+    start = workspace.take<int32_t>(classes + 2);
+    order = workspace.take<int32_t>(rows);
+  }
 };
 
 inline constexpr int kSortBlock = 256;

@@ -1,5 +1,5 @@
-// What lets one .cu serve nvcc and the host emulator of tests/cuda: shared memory, launches and what
-// blocks of a cluster share go through macros; everything else is plain CUDA C++.
+// What lets one .cu serve nvcc and the host emulator of tests/cuda: shared memory, launches and
+// what blocks of a cluster share go through macros; everything else is plain CUDA C++.
 #pragma once
 
 #include <cuda_bf16.h>

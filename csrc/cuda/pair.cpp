@@ -42,11 +42,7 @@ struct Scratch {
     sort.chunks = plan.sort_chunks;
     sort.chunk_rows = plan.sort_rows;
     sort.labels = args.labels;
-    sort.rank = workspace.take<int32_t>(sort.rows);
-    sort.counts = workspace.take<int32_t>(sort.classes * sort.chunks);
-    sort.total = workspace.take<int32_t>(sort.classes);
-    sort.start = workspace.take<int32_t>(sort.classes + 1);
-    sort.order = workspace.take<int32_t>(sort.rows);
+    sort.take(workspace);
     if (args.family.id == FamilyId::kCategorical) {
       dense_b = workspace.take<float>(args.a.count * args.width);
     }
@@ -146,20 +142,22 @@ void run_table(const PairArgs& args, const PairPlan& plan, const PairView& view,
   t.out = plan.table_scratch ? scratch.sections : args.grad_b;
   t.out_dtype = plan.table_scratch ? DType::kFloat32 : args.b.dtype;
   t.sections = plan.sections;
+  t.owners = plan.table_owners;
   t.chunks = static_cast<uint32_t>(plan.table.chunks);
   t.lanes = plan.table.lanes;
   t.unit_columns = static_cast<int>(plan.table.columns);
-  const int64_t blocks = plan.sections * args.b.count * plan.table.chunks;
   if (scratch.dense_b != nullptr) {
     t.pair.a = scratch.dense_b;
     t.pair.a_dtype = DType::kFloat32;
     t.pair.a_row = args.width;
     t.pair.weight = t.pair.grad = nullptr;  // they are in already
     t.pair.scale = 1;
-    run_class_sums(plan.table.wide(), t, blocks, stream);
+    t.pair.value = nullptr;  // so are the outputs of the rows
+    t.pair.grad_a = t.pair.next = nullptr;
+    run_class_sums(plan.table.wide(), t, plan.table_blocks, stream);
   } else {
     launchers_of(args.family.id)
-        .table(args.family, args.loss, plan.table.wide(), t, blocks, stream);
+        .table(args.family, args.loss, plan.table.wide(), t, plan.table_blocks, stream);
   }
   if (!plan.table_scratch) return;
   const int64_t size = args.b.count * family_planes(args.family.id) * args.width;
@@ -198,18 +196,20 @@ cudaError_t pair_loss(const PairArgs& args, const Device& device, void* memory,
   const cudaError_t cleared = clear(args, stream);
   if (cleared != cudaSuccess || args.a.count == 0 || args.width == 0) return cleared;
   const PairPlan plan = plan_pair(args, device);
+  constexpr int64_t most_latents = 1 << 30;  // of a group: the kernels count them in 32 bits
   const bool rows_fit = plan.sections == 0 || args.a.count <= INT32_MAX;
-  if (plan.units > UINT32_MAX / 2 || !rows_fit) return cudaErrorInvalidValue;
+  const bool blocks_fit = plan.units <= UINT32_MAX / 2 && plan.table_blocks <= INT32_MAX;
+  if (!blocks_fit || !rows_fit || args.family.group > most_latents) return cudaErrorInvalidValue;
   Workspace workspace(memory);
   const Scratch scratch(args, plan, workspace);
   const PairView view = view_of(args, plan, scratch);
   if (args.family.id == FamilyId::kCategorical) {
     run_categorical(args, plan, view, scratch.dense_b, stream);
-  } else {
+  } else if (!plan.one_pass) {
     run_elements(args, plan, view, stream);
   }
-  finish_value(args, plan, view, stream);
   if (plan.sections > 0) run_table(args, plan, view, scratch, stream);
+  finish_value(args, plan, view, stream);
   return cudaGetLastError();
 }
 

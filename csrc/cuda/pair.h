@@ -44,12 +44,13 @@ struct PairView {
 
 // Kernel argument of the table gradient: rows of one class after the other.
 struct TableView {
-  PairView pair;         // b is the table
+  PairView pair;         // b is the table; outputs of the rows that are not wanted are nullptr
   const int32_t* order;  // rows sorted by label
-  const int32_t* start;  // [classes + 1]
+  const int32_t* start;  // [classes + 2]: of the classes, of the rows that have none
   void* out;             // [sections, classes, planes, width]
   DType out_dtype;
   int64_t sections;
+  int64_t owners;  // classes, and one more where rows without a class have outputs too
   uint32_t chunks;
   int lanes, unit_columns;
 };

@@ -63,7 +63,8 @@ void plan_long_groups(PairPlan& plan, const PairArgs& args, int64_t count, const
   const int64_t vectors = div_up(args.family.group, count);
   const int64_t bytes = kept_bytes(args, group.wide);
   const int64_t whole = std::max<int64_t>(device.shared - kLongShared, 0);
-  const int64_t half = std::max<int64_t>((device.shared + reserved) / 2 - reserved - kLongShared, 0);
+  const int64_t half =
+      std::max<int64_t>((device.shared + reserved) / 2 - reserved - kLongShared, 0);
   const int most = std::min(device.cluster, kClusterBlocks);
   const auto share = [&](int64_t blocks) { return div_up(vectors, blocks * kLongBlock); };
   group.cluster = 1;
@@ -101,10 +102,13 @@ void plan_table(PairPlan& plan, const PairArgs& args, int count, const Device& d
   // Gradients of groups are in float32 scratch memory by then.
   if (groups) count = count > 1 ? 4 : 1;
   plan.table = lay_out(args.width, count, kTableLanes);
-  const int64_t owners = args.b.count * plan.table.chunks;
+  plan.one_pass = !groups;
+  plan.table_owners = args.b.count + (plan.one_pass ? 1 : 0);
+  const int64_t owners = plan.table_owners * plan.table.chunks;
   const int64_t wanted = div_up(int64_t{device.processors} * 8, std::max<int64_t>(owners, 1));
   const int64_t most = div_up(args.a.count, kLeastRowsOfSection);
   plan.sections = std::clamp<int64_t>(wanted, 1, std::min(most, kMostSections));
+  plan.table_blocks = plan.sections * owners;
   plan.table_scratch = plan.sections > 1 || (groups && args.b.dtype != DType::kFloat32);
   const int64_t blocks = div_up(args.a.count, kThreads);
   const int64_t chunks = std::clamp<int64_t>(kMostCounts / args.b.count, 1, blocks);
@@ -137,13 +141,15 @@ PairPlan plan_pair(const PairArgs& args, const Device& device) {
     plan.blocks = static_cast<int>(std::min(wave, div_up(plan.units, items)));
     plan.values_per_row = plan.layout.chunks;
   }
-  const bool per_row = args.reduction == Reduction::kNone;
-  plan.partials = per_row ? plan.rows * plan.values_per_row : plan.blocks;
-  plan.two_stages = per_row ? plan.values_per_row > 1 : plan.blocks > 1;
   const bool table = args.labels != nullptr && args.b.count > 0;
   if (table && args.grad_b != nullptr && reaches_message(args.loss)) {
     plan_table(plan, args, wide ? vector : 1, device);
   }
+  const int64_t blocks = plan.one_pass ? plan.table_blocks : plan.blocks;
+  if (plan.one_pass) plan.values_per_row = plan.table.chunks;
+  const bool per_row = args.reduction == Reduction::kNone;
+  plan.partials = per_row ? plan.rows * plan.values_per_row : blocks;
+  plan.two_stages = per_row ? plan.values_per_row > 1 : blocks > 1;
   return plan;
 }
 

@@ -51,6 +51,8 @@ struct PairPlan {
   bool two_stages;         // whether they need adding up
 
   // The gradient of a class table; sections == 0: not wanted.
+  bool one_pass;  // its kernel has the rows' outputs too
+  int64_t table_owners, table_blocks;
   Layout table;
   bool table_scratch;   // whether the first stage leaves float32 sections in scratch memory
   int64_t sections;     // parts of a class's rows, added up by a second stage

@@ -1,105 +1,177 @@
-// The gradient of a class table, rows of one class after the other.
+// The gradient of a class table, rows of one class after the other, with what else is wanted of
+// those rows: every latent is read once.
 #pragma once
 
+#include "cuda/block.h"
 #include "cuda/pair_items.cuh"
 
 namespace bll::cuda {
 
-// Gradient of a class table. A block owns a class, a run of columns and a section of the class's
-// rows; its threads along a column take every so many rows, and are added up in order.
-template <class Family, Loss L, class Access>
-__global__ void __launch_bounds__(kThreads) pair_table(const Family family, const TableView t) {
-  constexpr int planes = Family::kPlanes, count = Access::kCount;
-  constexpr int batch = kItems<count, planes>;
-  BLL_SHARED(float, shared, kThreads * planes * count);
-  const PairView& v = t.pair;
-  const uint32_t chunk = blockIdx.x % t.chunks, owner = blockIdx.x / t.chunks;
-  const int64_t label = owner % v.classes, section = owner / v.classes;
-  const int lane = threadIdx.x & (t.lanes - 1), slot = threadIdx.x / t.lanes;
-  const int slots = kThreads / t.lanes;
-  const int64_t column = int64_t{chunk} * t.unit_columns + lane * count;
-  const int64_t first = t.start[label], last = t.start[label + 1];
-  const int64_t share = ceil_div(last - first, t.sections);
-  const int64_t begin = first + section * share;
-  const int64_t end = begin + share < last ? begin + share : last;
+// A block owns a class, a run of columns and a section of the class's rows; its threads along a
+// column take every so many rows, and are added up in order. `outputs`: value, gradient and next
+// input of the rows, where the view has a place for them.
+template <class Family, Loss L, class Access, bool outputs>
+class PairTable {
+ public:
+  static constexpr int planes = Family::kPlanes, count = Access::kCount;
+  static constexpr int batch = kItems<count, planes>;
 
-  float sums[planes][count];
-#pragma unroll
-  for (int p = 0; p < planes; ++p) {
-#pragma unroll
-    for (int i = 0; i < count; ++i) sums[p][i] = 0;
+  __device__ __forceinline__ PairTable(const Family& family, const TableView& t)
+      : family_(family), t_(t), v_(t.pair) {
+    chunk_ = blockIdx.x % t.chunks;
+    const uint32_t owner = blockIdx.x / t.chunks;
+    label_ = owner % t.owners, section_ = owner / t.owners;
+    exists_ = label_ < v_.classes;
+    lane_ = threadIdx.x & (t.lanes - 1), slot_ = threadIdx.x / t.lanes;
+    slots_ = kThreads / t.lanes;
+    column_ = int64_t{chunk_} * t.unit_columns + lane_ * count;
+    inside_ = column_ < v_.width;
   }
-  if (column < v.width) {
-    float b[planes][count];
+
+  // The sum of the latents' losses, weighted.
+  __device__ __forceinline__ float run() {
+    const int64_t first = t_.start[label_], last = t_.start[label_ + 1];
+    const int64_t share = ceil_div(last - first, t_.sections);
+    const int64_t begin = first + section_ * share;
+    const int64_t end = begin + share < last ? begin + share : last;
+    load_message();
+    float value = 0;
+    // The same number of turns for all threads: they meet where a row's value is added up.
+    for (int64_t start = begin; start < end; start += int64_t{slots_} * batch) {
+      value += add_rows(start + slot_, end);
+    }
+    return value;
+  }
+
+  // The sums of the block's rows, in their order.
+  __device__ __forceinline__ void store(float* shared) {
 #pragma unroll
     for (int p = 0; p < planes; ++p) {
-      const int64_t at = label * v.b_row + p * v.b_plane + column;
-      Access::unpack(Access::load(v.b, v.b_dtype, at), v.b_dtype, b[p]);
+#pragma unroll
+      for (int i = 0; i < count; ++i)
+        shared[(p * count + i) * kThreads + threadIdx.x] = sums_[p][i];
     }
-    for (int64_t start = begin + slot; start < end; start += int64_t{slots} * batch) {
-      int64_t rows[batch];
-      typename Access::Raw raw[batch][planes];
+    __syncthreads();
+    if (slot_ > 0 || !inside_ || !exists_) return;
 #pragma unroll
-      for (int u = 0; u < batch; ++u) {
-        const int64_t at = start + int64_t{u} * slots;
-        rows[u] = at < end ? t.order[at] : -1;
-      }
+    for (int p = 0; p < planes; ++p) {
 #pragma unroll
-      for (int u = 0; u < batch; ++u) {
-#pragma unroll
-        for (int p = 0; p < planes; ++p) {
-          if (rows[u] >= 0) {
-            const int64_t at = rows[u] * v.a_row + p * v.a_plane + column;
-            raw[u][p] = Access::load(v.a, v.a_dtype, at);
-          }
+      for (int i = 0; i < count; ++i) {
+        for (int s = 1; s < slots_; ++s) {
+          sums_[p][i] += shared[(p * count + i) * kThreads + s * t_.lanes + lane_];
         }
       }
+      const int64_t at = ((section_ * v_.classes + label_) * planes + p) * v_.width + column_;
+      Access::store(t_.out, t_.out_dtype, at, sums_[p]);
+    }
+  }
+
+ private:
+  const Family& family_;
+  const TableView& t_;
+  const PairView& v_;
+  uint32_t chunk_;
+  int64_t label_, section_, column_;
+  int lane_, slot_, slots_;
+  bool exists_, inside_;
+  float b_[planes][count], sums_[planes][count] = {};
+
+  __device__ __forceinline__ void load_message() {
+    if (!inside_) return;
 #pragma unroll
-      for (int u = 0; u < batch; ++u) {
+    for (int p = 0; p < planes; ++p) {
+      const int64_t at = label_ * v_.b_row + p * v_.b_plane + column_;
+      Access::unpack(exists_ ? Access::load(v_.b, v_.b_dtype, at) : Access::nan(), v_.b_dtype,
+                     b_[p]);
+    }
+  }
+
+  __device__ __forceinline__ float add_rows(int64_t start, int64_t end) {
+    int64_t rows[batch];
+    typename Access::Raw raw[batch][planes];
+#pragma unroll
+    for (int u = 0; u < batch; ++u) {
+      const int64_t at = start + int64_t{u} * slots_;
+      rows[u] = inside_ && at < end ? BLL_LOAD(t_.order + at) : -1;
+    }
+#pragma unroll
+    for (int u = 0; u < batch; ++u) {
+#pragma unroll
+      for (int p = 0; p < planes; ++p) {
         if (rows[u] < 0) continue;
-        const float factor = row_weight(v, rows[u]) * row_grad(v, rows[u]);
-        float a[planes][count];
-#pragma unroll
-        for (int p = 0; p < planes; ++p) Access::unpack(raw[u][p], v.a_dtype, a[p]);
-#pragma unroll
-        for (int i = 0; i < count; ++i) {
-          float one_a[planes], one_b[planes];
-#pragma unroll
-          for (int p = 0; p < planes; ++p) one_a[p] = a[p][i], one_b[p] = b[p][i];
-          const PairTerms<float, planes> terms = pair_terms<L>(family, one_a, one_b);
-#pragma unroll
-          for (int p = 0; p < planes; ++p) sums[p][i] += factor * terms.b[p];
-        }
+        raw[u][p] = Access::load(v_.a, v_.a_dtype, rows[u] * v_.a_row + p * v_.a_plane + column_);
       }
     }
+    float values[batch], value = 0;
+#pragma unroll
+    for (int u = 0; u < batch; ++u) {
+      values[u] = 0;
+      if (rows[u] < 0) continue;
+      float a[planes][count];
+#pragma unroll
+      for (int p = 0; p < planes; ++p) Access::unpack(raw[u][p], v_.a_dtype, a[p]);
+      values[u] = add_row(rows[u], a);
+      value += values[u];
+    }
+    if (outputs && v_.value != nullptr && v_.per_row) {
+#pragma unroll
+      for (int u = 0; u < batch; ++u) {
+        const float sum = warp_sum(values[u], t_.lanes);
+        if (lane_ == 0 && rows[u] >= 0) v_.value[rows[u] * t_.chunks + chunk_] = sum;
+      }
+    }
+    return value;
   }
-#pragma unroll
-  for (int p = 0; p < planes; ++p) {
-#pragma unroll
-    for (int i = 0; i < count; ++i) shared[(p * count + i) * kThreads + threadIdx.x] = sums[p][i];
-  }
-  __syncthreads();
-  if (slot > 0 || column >= v.width) return;
-#pragma unroll
-  for (int p = 0; p < planes; ++p) {
+
+  __device__ __forceinline__ float add_row(int64_t row, float (&a)[planes][count]) {
+    const float weight = row_weight(v_, row), factor = weight * row_grad(v_, row);
+    if constexpr (outputs) {
+      if (v_.next != nullptr) store_next(family_, v_, row * v_.width + column_, a, b_);
+    }
+    float value = 0;
 #pragma unroll
     for (int i = 0; i < count; ++i) {
-      for (int s = 1; s < slots; ++s) {
-        sums[p][i] += shared[(p * count + i) * kThreads + s * t.lanes + lane];
+      float one_a[planes], one_b[planes];
+#pragma unroll
+      for (int p = 0; p < planes; ++p) one_a[p] = a[p][i], one_b[p] = b_[p][i];
+      const PairTerms<float, planes> terms = pair_terms<L>(family_, one_a, one_b);
+      value += terms.value;
+#pragma unroll
+      for (int p = 0; p < planes; ++p) {
+        sums_[p][i] += factor * terms.b[p];
+        a[p][i] = factor * terms.a[p];
       }
     }
-    const int64_t at = ((section * v.classes + label) * planes + p) * v.width + column;
-    Access::store(t.out, t.out_dtype, at, sums[p]);
+    if (!outputs || v_.grad_a == nullptr) return weight * value;
+#pragma unroll
+    for (int p = 0; p < planes; ++p) {
+      Access::store(v_.grad_a, v_.a_dtype, (row * planes + p) * v_.width + column_, a[p]);
+    }
+    return weight * value;
   }
+};
+
+template <class Family, Loss L, class Access, bool outputs>
+__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
+    pair_table(const Family family, const TableView t) {
+  using Table = PairTable<Family, L, Access, outputs>;
+  BLL_SHARED(float, shared, kThreads* Table::planes* Table::count);
+  BLL_SHARED(float, warps, kThreads / kWarp);
+  Table table(family, t);
+  float value = table.run();
+  table.store(shared);
+  if (!outputs || t.pair.value == nullptr || t.pair.per_row) return;
+  value = block_sum(value, warps);
+  if (threadIdx.x == 0) t.pair.value[blockIdx.x] = t.pair.value_scale * value;
 }
 
-template <template <class> class Family, Loss L, class Access>
+template <template <class> class Family, Loss L, class Access, bool outputs = true>
 void launch_table(const FamilyArgs& args, const TableView& view, int64_t blocks,
                   cudaStream_t stream) {
   if constexpr (reaches_message(L)) {
     const Family<float> family(args.tau, args.tilt);
-    BLL_LAUNCH((pair_table<Family<float>, L, Access>), static_cast<unsigned>(blocks), kThreads,
-               stream, family, view);
+    BLL_LAUNCH((pair_table<Family<float>, L, Access, outputs>), static_cast<unsigned>(blocks),
+               kThreads, stream, family, view);
   }
 }
 

@@ -1,5 +1,6 @@
 // Reductions over the threads that share a group of latents: a run of lanes of a warp, the whole
-// block, or the blocks of a cluster. Every thread of the team gets the result, in the same order of operations every time.
+// block, or the blocks of a cluster. Every thread of the team gets the result, in the same order of
+// operations every time.
 #pragma once
 
 #include "cuda/cluster.h"

@@ -258,8 +258,8 @@ void pooled_class_loss(const cpu::ClassArgs& given, const cpu::PoolArgs& given_p
 // For tests, by ctypes.
 extern "C" {
 
-__attribute__((visibility("default"))) void bll_emulator_set(int order, int processors,
-                                                             int cluster, int64_t shared) {
+__attribute__((visibility("default"))) void bll_emulator_set(int order, int processors, int cluster,
+                                                             int64_t shared) {
   bll_emulator::Machine::get().order = order;
   bll::binding::device::machine = {processors, cluster, shared};
 }
@@ -298,10 +298,10 @@ extern "C" __attribute__((visibility("default"))) void bll_emulator_plan(
   static const int64_t label = 0;
   if (classes > 0) args.labels = &label, args.b.count = classes;
   const cuda::PairPlan p = cuda::plan_pair(args, {processors, cluster, shared});
-  const int64_t numbers[19] = {p.flat,         p.rows,           p.width,         p.tail,
-                               p.layout.count, p.layout.lanes,   p.layout.chunks, p.units,
-                               p.blocks,       p.values_per_row, p.two_stages,    p.sections,
-                               p.sort_chunks,  p.group.tier,     p.group.lanes,   p.group.wide,
-                               p.group.cluster, p.group.kept, p.group.shared};
+  const int64_t numbers[19] = {p.flat,          p.rows,           p.width,         p.tail,
+                               p.layout.count,  p.layout.lanes,   p.layout.chunks, p.units,
+                               p.blocks,        p.values_per_row, p.two_stages,    p.sections,
+                               p.sort_chunks,   p.group.tier,     p.group.lanes,   p.group.wide,
+                               p.group.cluster, p.group.kept,     p.group.shared};
   std::memcpy(out, numbers, sizeof numbers);
 }

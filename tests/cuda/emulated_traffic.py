@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import make_pair
 from class_cases import make_class
-from emulated import counts, cuda, emulation  # noqa: F401
+from emulated import SHARED, counts, cuda, emulation  # noqa: F401
 from gram_cases import make_gram
 
 from bench import cuda_traffic as model
@@ -33,10 +33,7 @@ def counted(run) -> Traffic:  # type: ignore[no-untyped-def]
 @every_dtype
 @pytest.mark.parametrize("family", model.PAIR_SPECIAL)
 def test_pairs(family: str, dtype: torch.dtype) -> None:
-    sizes = [(64, 256, 1)]
-    if family == "categorical":
-        sizes = [(64, 256, 1), (4, 8208, 4)]
-    for rows, width, sweeps in sizes:
+    for rows, width in ((64, 256),):
         case = make_pair(family, "kl_full", batch=(rows,), width=width, dtype=dtype)
         group = width if family == "categorical" else 1
         latents = rows * width
@@ -47,10 +44,77 @@ def test_pairs(family: str, dtype: torch.dtype) -> None:
             )
 
         got = counted(run)
-        want = model.pair(family, latents, dtype.itemsize, sweeps=sweeps)
+        want = model.pair(family, latents, dtype.itemsize)
         assert (got.loaded, got.stored) == (want.loaded, want.stored)
         # A group has a few functions of its own, in every lane.
         assert want.special <= got.special <= 1.01 * want.special
+
+
+def test_long_groups() -> None:
+    """Kept in the shared memory of two blocks, and read by every sweep where there is none."""
+    case = make_pair("categorical", "kl_full", batch=(2,), width=8208, dtype=torch.bfloat16)
+    for shared, sweeps in ((SHARED, 1), (0, 4)):
+        with emulation(0, shared=shared):
+            got = counted(
+                lambda: op("emulated", "pair_loss_value_and_grad")(
+                    case.a, case.b, None, None, "categorical", 8208, 1.0, "kl_full", 1.0, "sum",
+                    True, True,
+                )
+            )  # fmt: skip
+        want = model.pair("categorical", 2 * 8208, 2, sweeps=sweeps)
+        assert (got.loaded, got.stored) == (want.loaded, want.stored)
+        assert want.special <= got.special <= 1.1 * want.special
+
+
+@every_dtype
+@pytest.mark.parametrize("family", [f for f in model.PAIR_SPECIAL if f != "categorical"])
+def test_pairs_by_label(family: str, dtype: torch.dtype) -> None:
+    """The sort of the labels, then everything in one pass."""
+    for rows, sections in ((24, 1), (600, 8)):
+        case = make_pair(family, "kl_full", batch=(rows,), width=256, dtype=dtype)
+        labels = torch.arange(rows) % 3
+
+        def run(case=case, labels=labels) -> None:  # type: ignore[no-untyped-def]
+            op("emulated", "pair_loss_value_and_grad")(
+                case.a, case.b[:3], labels, None, family, 1, 1.0, "kl_full", 1.0, "sum", True, True
+            )
+
+        # Three processors have 24 blocks for 4 owners of columns: 3 classes, and rows without any.
+        chunks = 256 * dtype.itemsize // (32 * 16)
+        sections = min(sections, -(-24 // (4 * chunks)), -(-rows // 32))
+        sort = model.label_sort(rows, 3, -(-rows // 256), 3 * -(-rows // 256))
+        want = model.pair_table(
+            family, rows, 256, 3, dtype.itemsize, sections=sections, blocks=sections * 3 * chunks
+        )
+        # The sections are added up in the table's own dtype.
+        planes = 2 if family == "gaussian-diagonal" else 1
+        added = 3 * 256 * planes * dtype.itemsize if sections > 1 else 0
+        got = counted(run)
+        assert got.loaded == sort.loaded + want.loaded
+        assert got.stored == sort.stored + want.stored + added
+        # A class's message is the same for all of its rows.
+        assert got.special == want.special
+
+
+@every_dtype
+def test_class_table(dtype: torch.dtype) -> None:
+    case = make_class("gaussian", batch=(128,), width=512, classes=16, dtype=dtype)
+    done = {}
+    for table in (False, True):
+        done[table] = counted(
+            lambda table=table: op("emulated", "class_loss_value_and_grad")(
+                case.a, case.table, case.labels, None, None, "gaussian", 1, 1.0, True, 1.0, "sum",
+                False, table, False,
+            )
+        )  # fmt: skip
+    tile = 32 // (16 // dtype.itemsize)
+    owners = 512 * dtype.itemsize // (64 * 16) * (16 // tile)
+    sections = min(2, -(-6 // owners))
+    want = model.class_table(128, 512, 16, dtype.itemsize, tile=tile, sections=sections)
+    residual = 4 * 128 * 16
+    added = 16 * 512 * dtype.itemsize if sections > 1 else 0
+    assert done[True].loaded - done[False].loaded == want.loaded
+    assert done[True].stored - done[False].stored == want.stored + residual + added
 
 
 @every_dtype

@@ -45,18 +45,18 @@ T atomic_add(T* at, T x) {
 #define BLL_DYNAMIC_SHARED(name) \
   unsigned char* const name =    \
       static_cast<unsigned char*>(bll_emulator::Machine::get().dynamic_shared())
-#define BLL_LAUNCH(kernel, grid, block, stream, ...)                        \
-  (static_cast<void>(stream), bll_emulator::Machine::get().launch(          \
-                                  {dim3(grid), dim3(block)}, [=] { kernel(__VA_ARGS__); }))
-#define BLL_LAUNCH_CLUSTER(kernel, grid, block, cluster, shared, stream, ...)       \
-  (static_cast<void>(stream),                                                       \
-   bll_emulator::Machine::get().launch({dim3(grid), dim3(block), cluster, shared},  \
+#define BLL_LAUNCH(kernel, grid, block, stream, ...) \
+  (static_cast<void>(stream),                        \
+   bll_emulator::Machine::get().launch({dim3(grid), dim3(block)}, [=] { kernel(__VA_ARGS__); }))
+#define BLL_LAUNCH_CLUSTER(kernel, grid, block, cluster, shared, stream, ...)      \
+  (static_cast<void>(stream),                                                      \
+   bll_emulator::Machine::get().launch({dim3(grid), dim3(block), cluster, shared}, \
                                        [=] { kernel(__VA_ARGS__); }))
 #define BLL_CHECK_ALIGNED(pointer) bll_emulator::check_aligned(pointer)
 #define BLL_COPY_ASYNC(to, from) bll_emulator::counted_copy(to, from)
 #define BLL_COPY_WAIT() bll_emulator::Machine::get().wait_for_copies()
 #define BLL_CLUSTER_SYNC() bll_emulator::Machine::get().cluster_barrier(BLL_EMULATOR_HERE)
-#define BLL_OF_BLOCK(pointer, rank)                                                     \
+#define BLL_OF_BLOCK(pointer, rank) \
   static_cast<decltype(pointer)>(bll_emulator::Machine::get().of_block(pointer, rank))
 
 #define threadIdx (bll_emulator::Machine::get().thread_index())

@@ -14,6 +14,7 @@ from toolkit import find_compiler, find_cuda, needs_toolkit
 pytestmark = needs_toolkit
 
 NONE, NO_BARRIER, OVERRUN, UNSET, SHUFFLE_IN_BRANCH, BARRIER_IN_BRANCH, ODD = range(7)
+CLUSTER, NO_WAIT, NO_CLUSTER_BARRIER, LEFT = range(7, 11)
 WANT = sum((63 - i) * i for i in range(64))
 
 
@@ -40,10 +41,12 @@ def run(planted: ctypes.CDLL, mistake: int, order: int) -> str | float:
 @pytest.mark.parametrize("order", [0, 1, 7])
 def test_a_correct_kernel_is_correct(planted: ctypes.CDLL, order: int) -> None:
     assert run(planted, NONE, order) == WANT
+    assert run(planted, CLUSTER, order) == WANT
 
 
 def test_a_missing_barrier_shows_in_some_order(planted: ctypes.CDLL) -> None:
     assert any(run(planted, NO_BARRIER, order) != WANT for order in (0, 1, 7))
+    assert any(run(planted, NO_CLUSTER_BARRIER, order) != WANT for order in (0, 1, 7))
 
 
 @pytest.mark.parametrize("order", [0, 1, 7])
@@ -54,3 +57,6 @@ def test_what_every_order_shows(planted: ctypes.CDLL, order: int) -> None:
     assert "deadlock" in str(run(planted, SHUFFLE_IN_BRANCH, order))
     assert "__syncthreads" in str(run(planted, BARRIER_IN_BRANCH, order))
     assert "odd address" in str(run(planted, ODD, order))
+    waited = run(planted, NO_WAIT, order)
+    assert isinstance(waited, float) and math.isnan(waited)
+    assert "after some threads have left" in str(run(planted, LEFT, order))
