@@ -37,7 +37,7 @@ else:
 
         def __setattr__(self, name: str, value: object) -> None:
             # The import system would put these submodules over the functions of their names.
-            if not (name in ("contrast", "executor", "wrap") and isinstance(value, ModuleType)):
+            if not (name in ("executor", "wrap") and isinstance(value, ModuleType)):
                 super().__setattr__(name, value)
 
         def __dir__(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from bll.blocks import Block
 from bll.compiling import compile_blocks
-from bll.contrast import contrast
 from bll.executor import executor
 from bll.feedback import ClassTable, Message
 from bll.handle import LocalLearning
@@ -13,6 +12,7 @@ from bll.prediction import predict
 from bll.rules import Rule, get_rule, rule_names
 from bll.shallow import ShallowBlockWarning
 from bll.state import load, save
+from bll.triples import contrast
 from bll.wrap import unwrap, wrap
 from bll_kernels._version import __version__
 

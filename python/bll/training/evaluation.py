@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bll.data import Split
 from bll.hooks import wrapped_handle
@@ -27,7 +27,7 @@ def evaluate(
     The model's mode is put back afterwards.
 
     Args:
-        model: A network; of a wrapped model, the rule says which blocks predict.
+        model: Maps images to logits; of a wrapped model the rule says how it predicts.
         split: Images and labels; every one is used.
         autocast: Half type to compute in, or ``None``.
         should_stop: Asked between batches.
@@ -37,9 +37,7 @@ def evaluate(
     """
     device = split.images.device
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    logits_of: Callable[[nn.Module, Tensor], Tensor] = predict
-    if wrapped_handle(model) is None:
-        logits_of = nn.Module.__call__
+    is_wrapped = wrapped_handle(model) is not None
     was_training = model.training
     model.eval()
     try:
@@ -48,7 +46,7 @@ def evaluate(
                 return None
             images = split.images[start : start + BATCH_SIZE]
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                logits = logits_of(model, images)
+                logits = predict(model, images) if is_wrapped else model(images)
             correct += (logits.argmax(1) == split.labels[start : start + BATCH_SIZE]).sum()
     finally:
         model.train(was_training)
