@@ -69,18 +69,19 @@ def _remedies() -> list[dict[str, Any]]:
     """What may close the gap to backpropagation on the network of `_rules`."""
     fine = _with("bll", pool=["mean", 7])
     precise = _with("bll", pool=["mean", 7], family="gaussian-precision:1.0")
-    rates = [{**form, "lr": 5e-3} for form in (_with("bp"), _with("bll"), fine, precise)]
+    whole = _with("bll", pool=["mean", 14])
+    both = _with("bll", pool=["mean", 14], family="gaussian-precision:1.0")
+    forms = (_with("bp"), _with("bll"), fine, precise, whole, both)
+    rates = [{**form, "lr": 5e-3} for form in forms]
     compared = _runs(RESNET, [fine, *rates])
     others = [
         _with("bll", pool=["mean", 14]),
-        {**_with("bll", pool=["mean", 14]), "lr": 5e-3},
         {**_with("bll", pool=["max", 7]), "lr": 5e-3},
         {**fine, "lr": 5e-3, "blocks": 2},
         *(
             {**_with("bll", pool=pool, family=f"gaussian-precision:{tau}"), "lr": 5e-3}
             for tau, pool in (
                 (1.0, ["mean", 4]),
-                (1.0, ["mean", 14]),
                 (1.0, ["max", 7]),
                 (0.25, ["mean", 7]),
                 (4.0, ["mean", 7]),
