@@ -57,7 +57,8 @@ def _scale() -> list[dict[str, Any]]:
     tilts = [_with("bll", tilt=tilt) for tilt in (0.25, 4.0)]
     bernoulli = [_with("bll", family="bernoulli", gain=gain) for gain in (1.0, 4.0, 16.0)]
     kl = [_with("bll-kl", std=std) for std in (0.25, 1.0, 4.0)]
-    return _runs(MLP | {"epochs": 2}, [*stds, *gains, *tilts, *bernoulli, *kl])
+    families = [_with("bll", family="gaussian-precision:1.0"), _with("bll")]
+    return _runs(MLP | {"epochs": 2}, [*families, *stds, *gains, *tilts, *bernoulli, *kl])
 
 
 def _feedback() -> list[dict[str, Any]]:
