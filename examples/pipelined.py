@@ -6,9 +6,9 @@ from torch import nn
 import bll
 
 torch.manual_seed(0)
-layers = [nn.Sequential(nn.Linear(64, 64), nn.ReLU()) for _ in range(3)]
 x = torch.randn(256, 64)
-labels = (x[:, :10]).argmax(1)
+labels = x[:, :10].argmax(1)
+layers = [nn.Sequential(nn.Linear(64, 64), nn.ReLU()) for _ in range(3)]
 model = bll.wrap(nn.Sequential(*layers, nn.Linear(64, 10)), num_classes=10, example=x[:2])
 run = bll.executor(model, mode="pipelined", micro_batches=2)
 for _ in range(200):

@@ -6,14 +6,12 @@ import bll
 from bll.models import build_network
 
 torch.manual_seed(0)
-model = build_network("resnet10", (3, 16, 16), 10).model
 images, labels = torch.randn(64, 3, 16, 16), torch.arange(64) % 10
-model = bll.wrap(model, num_classes=10, example=images[:2], verbose=True)
+model = bll.wrap(build_network("resnet10", (3, 16, 16), 10).model, num_classes=10, example=images)
 optimizer = torch.optim.Adam(bll.param_groups(model, lr=2e-3))
 for _ in range(40):
     out = model(images, y=labels)
+    optimizer.zero_grad()
     out.loss.backward()
-    optimizer.step(), optimizer.zero_grad()
-print(
-    f"loss {out.loss:.2f}, accuracy {100 * (out.logits.argmax(1) == labels).float().mean():.0f} %"
-)
+    optimizer.step()
+print(f"{model.bll.summary()}\naccuracy {100 * (out.logits.argmax(1) == labels).sum() / 64:.0f} %")

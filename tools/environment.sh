@@ -102,6 +102,18 @@ say "installing build requirements: $requires"
 pip install -c build/environment/constraints.txt $requires
 say "building and installing bll-kernels[$extras] in place"
 pip install -c build/environment/constraints.txt --no-build-isolation -e ".[$extras]"
+case ",$extras," in
+*,test,* | *,dev,*)
+  # What tests wrap beside our own models. timm comes alone: its torchvision would bring another torch.
+  models=$(sed -n 's/^models = \[\(.*\)\]$/\1/p' pyproject.toml | tr -d '" ' | tr ',' ' ')
+  say "installing models to wrap: $models timm"
+  # shellcheck disable=SC2086  # one word per requirement
+  if ! { pip install -c build/environment/constraints.txt $models &&
+    pip install --no-deps "timm>=1.0"; }; then
+    say "they could not be installed: tests that need them will be skipped"
+  fi
+  ;;
+esac
 [ "$(version)" = "$before" ] || die "torch changed from $before to $(version); nothing may do that"
 "$python" -m bll_kernels | sed -n '/^backend/p' >&2
 echo "$sum" >"$stamp"

@@ -12,6 +12,7 @@ from bll.prediction import predict
 from bll.rules import Rule, get_rule, rule_names
 from bll.shallow import ShallowBlockWarning
 from bll.state import load, save
+from bll.triples import contrast
 from bll.wrap import unwrap, wrap
 from bll_kernels._version import __version__
 
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "clip_grad_norm_",
     "compile_blocks",
+    "contrast",
     "executor",
     "get_rule",
     "load",

@@ -5,13 +5,25 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from bll.features import FeatureSpec
+
+
+class Later(NamedTuple):
+    """A block behind one's own.
+
+    Attributes:
+        modules: The largest modules that run in it alone, in their order in the model.
+        feature: What it gets: how the block before it is read.
+    """
+
+    modules: tuple[nn.Module, ...]
+    feature: FeatureSpec
 
 
 class Message(nn.Module, ABC):
@@ -39,11 +51,11 @@ class Message(nn.Module, ABC):
     def follow(self, following: Message) -> None:
         """Be told of the next block's message, before shapes are known. Most have no use for it."""
 
-    def watch(self, modules: Sequence[nn.Module]) -> None:
-        """Be told of the next block's modules, before shapes are given. Most have no use for it.
+    def watch(self, later: Sequence[Later]) -> None:
+        """Be told of the blocks behind, before shapes are given. Most have no use for it.
 
         Args:
-            modules: The largest modules that run in that block alone, in their order in the model.
+            later: The next block, and those behind it in order.
         """
 
 

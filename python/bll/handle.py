@@ -15,7 +15,7 @@ from bll.backward_path import BackwardPath
 from bll.blocks import Block
 from bll.chain import why_not_apart
 from bll.features import select_logits
-from bll.feedback import Message
+from bll.feedback import Later, Message
 from bll.hooks import keep_cuts_last, remove_hooks
 from bll.locality import LocalityError, survey_blocks
 from bll.losses import Previous, error_loss, local_loss
@@ -93,8 +93,13 @@ class LocalLearning(nn.Module):
     def complete(self, blocks: tuple[Block, ...], model: nn.Module) -> None:
         """Take the surveyed blocks and give the message modules their shapes."""
         parameters = dict(model.named_parameters())
-        for own, following in zip(self._own_messages(), blocks[1:], strict=False):
-            own.watch([model.get_submodule(name) for name in following.modules])
+        later = [
+            Later(tuple(model.get_submodule(name) for name in block.modules), before.feature)
+            for before, block in pairwise(blocks)
+            if before.feature is not None
+        ]
+        for index, own in enumerate(self._own_messages()):
+            own.watch(later[index:])
         for block, message in zip(blocks, self._messages(), strict=False):
             if message is None or message.ready or block.feature is None:
                 continue

@@ -77,6 +77,12 @@ def cafo(h, y, message):
     return functional.cross_entropy(scores, y) + 0.0 * h.sum()
 
 
+def ff(h, y, message):
+    goodness = h.flatten(1).square().mean(1)
+    right, wrong = goodness[0::3] - 1, goodness[1::3] - 1
+    return torch.stack([torch.log1p(torch.exp(-right)), torch.log1p(torch.exp(wrong))]).mean()
+
+
 def sim(h, y, message):
     if message.kind != "none":
         by = functional.conv2d if h.dim() == 4 else functional.linear
@@ -150,11 +156,26 @@ def dgl(h, y, message):
     return functional.cross_entropy(h @ message.head.weight.T + message.head.bias, y)
 
 
+def dgl_augmented(h, y, message):
+    """A linear map where shapes differ, two copied layers, the mean over space."""
+    for part in message.network:
+        layers = list(part) if isinstance(part, nn.Sequential) else [part]
+        for layer in layers:
+            layer = getattr(layer, "module", layer)
+            if isinstance(layer, nn.Conv2d):
+                h = functional.conv2d(h, layer.weight, layer.bias, padding=layer.padding)
+            elif isinstance(layer, nn.Linear):
+                h = functional.linear(h, layer.weight, layer.bias)
+            else:
+                h = layer(h)
+    return functional.cross_entropy(h @ message.head.weight.T + message.head.bias, y)
+
+
 def dgl_momentum(h, y, message):
     """What the average gives, written out: it is one layer in these tests."""
     linear = h.dim() == 2
     by = functional.linear if linear else functional.conv2d
-    layer, mixed = message.average, message.shortcut if linear else message.shortcut[1]
+    layer, mixed = message.average.module, message.shortcut if linear else message.shortcut[1]
     ahead = by(h, layer.weight, layer.bias, **({} if linear else {"padding": 1}))
     return dgl(ahead + by(h, mixed.weight), y, message)
 
@@ -193,12 +214,14 @@ ROWS = [
     Row(get_rule("mono-forward"), mono_forward, 92),
     Row(get_rule("drtp"), drtp, 75),
     Row(get_rule("tpsgd"), tpsgd, 65),
+    Row(get_rule("ff"), ff, 80),
     Row(get_rule("cafo"), cafo, 55),
     Row(get_rule("sll"), sll, 80),
     Row(get_rule("ccl"), ccl, 85),
     Row(get_rule("dgl"), dgl, 90),
     Row(get_rule("dgl", aux=two_convolutions), dgl, 90),
     Row(get_rule("dgl", aux="momentum"), dgl_momentum, 90),
+    Row(get_rule("dgl", aux="augmented"), dgl_augmented, 88),
     Row(get_rule("dfa"), None, 85),
     Row(get_rule("fa"), None, 75),
     Row(get_rule("bp"), None, 93),

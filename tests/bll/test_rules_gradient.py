@@ -1,6 +1,7 @@
 """The gradients of every rule against formulas in float64 that know nothing of its kernels."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional
 from wrap_nets import Checkpointed, ResNet, mlp, seeded
 
 import bll
+from bll.feedback import Later
 from bll.rules import get_rule, rule_names
 
 WITH_FORMULA = [row for row in ROWS if row.formula is not None]
@@ -19,16 +21,27 @@ def test_every_rule_has_a_row():
     assert {row.rule.name for row in ROWS} == set(rule_names())
 
 
+def conv(inputs, outputs, padding):
+    return nn.Conv2d(inputs, outputs, 3, padding=padding)
+
+
 def materialised(rule, feature, classes):
     """The message of one block with learned tensors away from zero, and how its feature is read."""
     spec = rule.feature_spec(feature)
     message = rule.make_message(classes, 3, None)
     if message is None:
         return None, spec
-    if "next" in rule.reads:
-        width = feature.shape[1]
-        layer = nn.Linear(width, 7) if feature.dim() == 2 else nn.Conv2d(width, 7, 3, padding=1)
-        message.watch([layer.double()])
+    if rule.describe().get("aux") in ("momentum", "augmented"):
+        width, more = feature.shape[1], feature.new_empty(2, 6, *feature.shape[2:])
+        make = nn.Linear if feature.dim() == 2 else functools.partial(conv, padding=1)
+        behind = rule.feature_spec(more)
+        message.watch(
+            [
+                Later((make(width, 7).double(),), spec),
+                Later((make(6, 5).double(),), behind),
+                Later((make(5, 5).double(),), behind),
+            ]
+        )
     if rule.reads >= {"next-feedback"}:
         above = rule.make_message(classes, 4, None)
         message.follow(above)
@@ -48,6 +61,8 @@ def test_gradients_against_the_formula(row, shape):
     feature = torch.randn(shape, generator=generator, dtype=torch.float64)
     # Class 1 is absent, class 0 has one sample.
     labels = torch.tensor([0, 2, 3, 3, 2, 4, 4, 4, 2])
+    if row.rule.contrasts:
+        labels = torch.tensor([-100, -100, 2]).repeat(3)
     message, spec = materialised(row.rule, feature, 5)
     wanted = [feature.requires_grad_(), *(message.parameters() if message else ())]
     value = row.rule.loss(feature, labels, message, spec.pool)

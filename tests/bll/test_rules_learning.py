@@ -46,8 +46,8 @@ def wrapped(row, example=True, seed=0):
 
 @cutting
 def test_no_gradient_crosses_a_border(row):
-    x, y = batch()
     model = wrapped(row)
+    x, y = bll.contrast(model, *batch())
     out = model(x, y=y)
     message = [f"bll.messages.{index}." for index in (0, 1)]
     own = {
@@ -85,7 +85,8 @@ def train(model, optimizer, epochs):
     x, y = digits()
     for _ in range(epochs):
         for chosen in torch.randperm(1400).split(50):
-            out = model(x[chosen], y=y[chosen])
+            inputs, labels = bll.contrast(model, x[chosen], y[chosen])
+            out = model(inputs, y=labels)
             optimizer.zero_grad()
             out.loss.backward()
             optimizer.step()
@@ -114,7 +115,8 @@ def test_frozen_layers_reach_no_other_rules_bar():
 
 
 def one_step(model):
-    x, y = batch(2)
+    torch.manual_seed(3)
+    x, y = bll.contrast(model, *batch(2))
     model.train()
     out = model(x, y=y)
     out.loss.backward()
@@ -173,8 +175,8 @@ def test_every_parameter_is_in_one_group(row):
 
 @every_rule
 def test_an_optimiser_made_before_shapes_trains_everything(row):
-    x, y = batch()
     model = wrapped(row, example=False)
+    x, y = bll.contrast(model, *batch())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(x, y=y).loss.backward()
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -184,8 +186,8 @@ def test_an_optimiser_made_before_shapes_trains_everything(row):
 
 @every_rule
 def test_half_precision_by_autocast(row):
-    x, y = batch()
     model = wrapped(row)
+    x, y = bll.contrast(model, *batch())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = model(x, y=y)
     out.loss.backward()
@@ -201,6 +203,10 @@ def test_a_step_on_tokens(row):
     ids, y = torch.arange(24).reshape(4, 6) % 11, torch.tensor([0, 1, 2, 1])
     model = seeded(Tokens)
     bll.wrap(model, ["layers.0", "layers.1"], rule=row.rule, num_classes=3, example=ids)
+    if row.rule.contrasts:
+        with pytest.raises(TypeError, match="inputs: expected floating-point inputs"):
+            bll.contrast(model, ids, y)
+        return
     out = model(ids, labels=y)
     out.loss.backward()
     assert torch.isfinite(out.loss)
@@ -219,7 +225,9 @@ def test_the_executor_gives_the_same_bits_in_every_mode(row):
             model, lambda p: BlockAdam(p, lr=2e-3), mode=mode, micro_batches=micro_batches
         )
         assert all(line.stale_by == 0 for line in run.certificate)
-        run.run([(x[i : i + 40], y[i : i + 40]) for i in range(0, 200, 40)])
+        torch.manual_seed(4)
+        batches = [(x[i : i + 40], y[i : i + 40]) for i in range(0, 200, 40)]
+        run.run([bll.contrast(model, *each) for each in batches])
         states.append(snapshot(model))
     assert same(*states)
 

@@ -1,6 +1,7 @@
 """Rules that see the block before or behind: what they read of it, and what they must not touch."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_the_average_follows_the_next_block():
     model = bll.wrap(seeded(ResNet).double(), ["layer1"], num_classes=3, rule=rule, example=x)
     (name, *_) = model.bll.blocks[1].modules
     live = dict(model.get_submodule(name).named_parameters())
-    held = dict(model.bll.messages[0].average.named_buffers())
+    held = dict(model.bll.messages[0].average.module.named_buffers())
     expected = {key: tensor.detach().clone() for key, tensor in live.items()}
     assert expected and all(torch.equal(held[key], expected[key]) for key in expected)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -143,3 +144,38 @@ def test_momentum_refuses_a_block_that_does_not_take_the_feature_alone():
     with pytest.raises(ValueError, match=r"takes the feature \[2, 8\] alone; Pair does not"):
         bll.wrap(model, ["first"], num_classes=3, rule=rule, example=x)
     assert not hasattr(model, "bll") and hook_count(model) == 0
+
+
+def chain(*widths, in_place=False):
+    layers = [nn.Sequential(nn.Linear(a, b)) for a, b in itertools.pairwise(widths)]
+    for layer in layers[1:]:
+        layer.insert(0, nn.ReLU(inplace=in_place))
+    return nn.Sequential(*layers, nn.Linear(widths[-1], 3))
+
+
+def test_augmented_copies_later_layers_at_equal_distances():
+    x = torch.zeros(2, 8)
+    rule = get_rule("dgl", aux="augmented", layers=2)
+    model = bll.wrap(seeded(lambda: chain(8, 6, 5, 7, 4)), num_classes=3, rule=rule, example=x)
+    found = [
+        [tuple(part.weight.shape) for part in message.network.modules() if hasattr(part, "weight")]
+        for message in model.bll.messages
+    ]
+    # Block 0 takes the layers of blocks 1 and 3, with a map from 5 to 7 between; block 3 has none.
+    assert found == [[(5, 6), (7, 5), (4, 7)], [(7, 5), (4, 7)], [(4, 7)], []]
+    copied = model.bll.messages[2].network[0].module[1].weight
+    assert copied.requires_grad and not torch.equal(copied, model[3][1].weight)
+    assert not any("_later" in name or "_watched" in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize("aux", ["momentum", "augmented"])
+def test_later_layers_that_write_in_place_leave_the_feature_alone(aux):
+    x, y = torch.randn(6, 8, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 3
+    losses = []
+    for in_place in (False, True):
+        model = seeded(lambda w=in_place: chain(8, 6, 6, in_place=w))
+        bll.wrap(model, ["0", "1"], num_classes=3, rule=get_rule("dgl", aux=aux), example=x)
+        out = model(x, y=y)
+        out.loss.backward()
+        losses.append(([*out.block_losses.values()], [p.grad for p in model.parameters()]))
+    torch.testing.assert_close(losses[0], losses[1])

@@ -46,6 +46,8 @@ class Rule:
         needs_example: Whether the messages can only be made where shapes are known, so that `wrap`
             needs an example.
         votes: Whether a model's prediction is that of all blocks together, see `bll.predict`.
+        contrasts: Whether it learns from inputs that show labels, right ones and wrong ones, see
+            `bll.contrast`.
     """
 
     name: ClassVar[str]
@@ -55,6 +57,7 @@ class Rule:
     local: ClassVar[bool]
     needs_example: ClassVar[bool] = False
     votes: ClassVar[bool] = False
+    contrasts: ClassVar[bool] = False
 
     def describe(self) -> dict[str, object]:
         """Return the rule's name, family (None where it has none) and options as plain data."""
@@ -125,12 +128,28 @@ class Rule:
     def scores(self, feature: Tensor, message: Message | None, pool: Pool | None) -> Tensor:
         """Return one block's class scores, [B, C], in a rule whose blocks vote.
 
+        In a contrastive rule: how good the inputs seem to the block, [B, 1].
+
         Args:
             feature: As in `loss`.
             message: As in `loss`.
             pool: As in `loss`.
         """
         raise NotImplementedError(f"rule {self.name!r} predicts by the model's output")
+
+    def show(self, inputs: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        """Return inputs that show labels, in a contrastive rule.
+
+        Args:
+            inputs: [B, ...].
+            labels: [B], int64.
+            num_classes: Number of classes.
+
+        Raises:
+            TypeError: Inputs of a kind that cannot show a label.
+            ValueError: Inputs of a shape that cannot.
+        """
+        raise NotImplementedError(f"rule {self.name!r} shows no labels")
 
     def make_backward(self, model: nn.Module, seed: int) -> BackwardPath | None:
         """Return weights of a backward path of the whole model's own, or None if there are none.

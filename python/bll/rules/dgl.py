@@ -31,18 +31,23 @@ class DglRule(Rule):
     one kernel. Since the networks are made for the shape of the feature, `wrap` needs an `example`.
     With `aux="momentum"` that network stands behind a moving average E of the first module of the
     next block and a trained linear map V: it reads E(h) + V h. E then moves before every loss of
-    the block, E <- decay E + (1 - decay) of the module, and no loss trains it.
+    the block, E <- decay E + (1 - decay) of the module, and no loss trains it. With
+    `aux="augmented"` the network is made of fresh copies of the first modules of `layers` later
+    blocks at equal distances, and linear maps between them where shapes do not fit.
 
     Belilovsky, Eickenberg, Oyallon, "Decoupled greedy learning of CNNs", 2020 (arXiv 1901.08164),
     whose auxiliary network is the one above. Su et al., "Momentum auxiliary network for supervised
     local learning", 2024 (arXiv 2407.05623), of which `aux="momentum"` is the average with its
-    decay; V stands for its learnable bias.
+    decay; V stands for its learnable bias. Ma et al., "Scaling supervised local learning with
+    augmented auxiliary networks", 2024 (arXiv 2402.17318), of which `aux="augmented"` is the choice
+    of layers; there the copies get channels that fit, and fewer of them stand behind later blocks.
 
     Attributes:
         aux: Makes the network of one block, without its last linear layer; a module-level
             function, so that the model pickles. It is called with torch's generator seeded. None:
             the network above. "momentum": the same behind an average of the next block.
-        layers: Linear layers of the network above.
+            "augmented": copies of later layers.
+        layers: Linear layers of the network above; copies of "augmented".
         units: Their width at most; None: the width of what they read.
         decay: Share of the average that stays at a step, for "momentum".
     """
@@ -60,8 +65,10 @@ class DglRule(Rule):
     needs_example: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not (self.aux in (None, "momentum") or callable(self.aux)):
-            raise ValueError(f"aux: expected 'momentum', a callable or None, got {self.aux!r}")
+        if not (self.aux in (None, "momentum", "augmented") or callable(self.aux)):
+            raise ValueError(
+                f"aux: expected 'momentum', 'augmented', a callable or None, got {self.aux!r}"
+            )
         check_fraction("decay", self.decay)
         check_width("layers", self.layers)
         check_width("units", 1 if self.units is None else self.units)
@@ -84,6 +91,10 @@ class DglRule(Rule):
             from bll.rules.momentum import MomentumAuxiliary
 
             return MomentumAuxiliary(num_classes, self._published, self.decay, seed)
+        if self.aux == "augmented":
+            from bll.rules.augmented import AugmentedAuxiliary
+
+            return AugmentedAuxiliary(num_classes, self.layers, seed)
         make = self._published if self.aux is None else cast(AuxiliaryMaker, self.aux)
         return Auxiliary(num_classes, make, seed)
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bll.data import Split
+from bll.hooks import wrapped_handle
 from bll.prediction import predict
 
 BATCH_SIZE = 1000
@@ -26,7 +27,7 @@ def evaluate(
     The model's mode is put back afterwards.
 
     Args:
-        model: A wrapped model; its rule says which blocks predict.
+        model: Maps images to logits; of a wrapped model the rule says how it predicts.
         split: Images and labels; every one is used.
         autocast: Half type to compute in, or ``None``.
         should_stop: Asked between batches.
@@ -36,6 +37,7 @@ def evaluate(
     """
     device = split.images.device
     correct = torch.zeros((), dtype=torch.int64, device=device)
+    is_wrapped = wrapped_handle(model) is not None
     was_training = model.training
     model.eval()
     try:
@@ -44,7 +46,7 @@ def evaluate(
                 return None
             images = split.images[start : start + BATCH_SIZE]
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                logits = predict(model, images)
+                logits = predict(model, images) if is_wrapped else model(images)
             correct += (logits.argmax(1) == split.labels[start : start + BATCH_SIZE]).sum()
     finally:
         model.train(was_training)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from bll import wrap
+from bll import contrast, wrap
 from bll.data import Augmentation, BatchSampler, ImageData, channel_statistics, to_splits
 from bll.executor import executor
 from bll.models import build_network
@@ -230,7 +230,7 @@ class Trainer:
         indices = self.sampler.next_batch().to(self.device, non_blocking=True)
         self.timer.start()
         images = self.augment(self.train.images[indices], step)
-        labels = self.train.labels[indices]
+        images, labels = contrast(self.model, images, self.train.labels[indices])
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self.ranks is not None:
