@@ -137,8 +137,8 @@ def test_tables_of_the_page(tmp_path):
     assert page.filled(text, tmp_path) == (
         "before\n<!-- table: depth -->\n"
         "| rule | 2 blocks | 10 blocks |\n| --- | --- | --- |\n"
-        "| `bp` | 90.50 (90.00 to 91.00) |  |\n"
-        "| `bll` | 88.50 (88.50 to 88.50) | 1 of 2 diverged |\n"
+        "| `bp` | 90.50 (90.00 to 91.00; 2 seeds) |  |\n"
+        "| `bll` | 88.50 (88.50 to 88.50; 2 seeds) | 1 of 2 diverged |\n"
         "<!-- end -->\nafter\n"
     )
     with pytest.raises(ValueError, match=r"page: expected a table of .*, got 'depht'"):

@@ -95,16 +95,18 @@ class WrappedBlock:
             *map(Tensor.data_ptr, self.buffers()),
         )
 
-    def keep_input(self, x: Tensor) -> None:
-        """Keep a forward's input for the loss after it, if the rule reads it."""
+    def take_input(self, x: Tensor) -> Tensor:
+        """What the children are given for an input; where the rule reads that, it is kept.
+
+        A copy, where the block writes to its input and that is also the output of the one before.
+        """
         if self._keeps_input:
             self._input = x
+        return x.clone() if self._copies else x
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the children in order."""
-        self.keep_input(x)
-        if self._copies:
-            x = x.clone()
+        x = self.take_input(x)
         with self._casting(x):
             for child in self.children:
                 x = child(x)

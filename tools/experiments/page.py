@@ -64,7 +64,8 @@ def _mean(rows: Sequence[Row]) -> str:
         return f"{len(rows) - len(values)} of {len(rows)} diverged"
     if len(values) == 1:
         return f"{values[0]:.2f} (one seed)"
-    return f"{statistics.fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    spread = f"{min(values):.2f} to {max(values):.2f}; {len(values)} seeds"
+    return f"{statistics.fmean(values):.2f} ({spread})"
 
 
 def _cpu(rows: Sequence[Row]) -> str:
@@ -104,19 +105,22 @@ def _crossed(name: str, down: str, across: str) -> Callable[[Path], str]:
     return make
 
 
-def _listed(name: str) -> Callable[[Path], str]:
-    """A table with one line for each set of options."""
+def _listed(name: str, *, ranked: bool = False) -> Callable[[Path], str]:
+    """A table with one line for each set of options; ranked: best first for each rate."""
 
     def make(folder: Path) -> str:
         keys = ("model", "width", "epochs", "lr", "blocks", "rule", "family", "rule_options")
         lines = []
-        for values, runs in groups(read_rows(folder / f"{name}.csv"), *keys).items():
+        found = list(groups(read_rows(folder / f"{name}.csv"), *keys).items())
+        if ranked:
+            found.sort(key=lambda item: (-float(item[0][3]), -statistics.fmean(finished(item[1]))))
+        for values, runs in found:
             model, width, epochs, lr, blocks, rule, family, options = values
             network = f"{model}, width {width}, {epochs} epochs at {lr}"
             named = f"`{rule}`" + (f", {family}" if family else "")
             cells = [network, blocks, named, _options(options), _mean(runs)]
-            lines.append([*cells, str(len(runs)), _cpu(runs)])
-        head = ["network", "blocks", "rule", "options", "mean (range)", "seeds", "CPU s"]
+            lines.append([*cells, _cpu(runs)])
+        head = ["network", "blocks", "rule", "options", "mean (range)", "CPU s"]
         return _markdown(head, lines)
 
     return make
@@ -164,6 +168,6 @@ TABLES: Final[dict[str, Callable[[Path], str]]] = {
     "grid": _listed("grid"),
     "scale": _listed("scale"),
     "feedback": _listed("feedback"),
-    "remedies": _listed("remedies"),
+    "remedies": _listed("remedies", ranked=True),
     "reversal": _reversal,
 }

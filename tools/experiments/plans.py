@@ -57,7 +57,8 @@ def _scale() -> list[dict[str, Any]]:
     tilts = [_with("bll", tilt=tilt) for tilt in (0.25, 4.0)]
     bernoulli = [_with("bll", family="bernoulli", gain=gain) for gain in (1.0, 4.0, 16.0)]
     kl = [_with("bll-kl", std=std) for std in (0.25, 1.0, 4.0)]
-    return _runs(MLP | {"epochs": 2}, [*stds, *gains, *tilts, *bernoulli, *kl])
+    families = [_with("bll", family="gaussian-precision:1.0"), _with("bll")]
+    return _runs(MLP | {"epochs": 2}, [*families, *stds, *gains, *tilts, *bernoulli, *kl])
 
 
 def _feedback() -> list[dict[str, Any]]:
@@ -69,18 +70,19 @@ def _remedies() -> list[dict[str, Any]]:
     """What may close the gap to backpropagation on the network of `_rules`."""
     fine = _with("bll", pool=["mean", 7])
     precise = _with("bll", pool=["mean", 7], family="gaussian-precision:1.0")
-    rates = [{**form, "lr": 5e-3} for form in (_with("bp"), _with("bll"), fine, precise)]
+    whole = _with("bll", pool=["mean", 14])
+    both = _with("bll", pool=["mean", 14], family="gaussian-precision:1.0")
+    forms = (_with("bp"), _with("bll"), fine, precise, whole, both)
+    rates = [{**form, "lr": 5e-3} for form in forms]
     compared = _runs(RESNET, [fine, *rates])
     others = [
         _with("bll", pool=["mean", 14]),
-        {**_with("bll", pool=["mean", 14]), "lr": 5e-3},
         {**_with("bll", pool=["max", 7]), "lr": 5e-3},
         {**fine, "lr": 5e-3, "blocks": 2},
         *(
             {**_with("bll", pool=pool, family=f"gaussian-precision:{tau}"), "lr": 5e-3}
             for tau, pool in (
                 (1.0, ["mean", 4]),
-                (1.0, ["mean", 14]),
                 (1.0, ["max", 7]),
                 (0.25, ["mean", 7]),
                 (4.0, ["mean", 7]),

@@ -51,9 +51,9 @@ class ReplicatedBlock:
         """The block's."""
         if self.parallel is None:
             return self.block.forward(x)
-        self.block.keep_input(x)
+        given = self.block.take_input(x)
         with nullcontext() if self.is_last_micro_batch else self.parallel.no_sync():
-            output: Tensor = self.parallel(x)
+            output: Tensor = self.parallel(given)
         return output
 
     def loss_and_grad(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -231,11 +231,8 @@ class Trainer:
         rate = SCHEDULES[config.schedule](step, config.epochs * self.steps_per_epoch, config.lr)
         indices = self.sampler.next_batch().to(self.device, non_blocking=True)
         self.timer.start()
-        images, labels = contrast(
-            self.model,
-            self.augment(self.train.images[indices], step),
-            self.train.labels[indices],
-        )
+        images = self.augment(self.train.images[indices], step)
+        images, labels = contrast(self.model, images, self.train.labels[indices])
         self._set_rate(rate)
         if self.ranks is not None:
             self.ranks.step(images, labels, self.steps_done - 1)
