@@ -4,7 +4,7 @@
 
 #include "cuda/launch.h"
 
-#if !defined(BLL_HOST_EMULATOR)
+#if defined(__CUDACC__) && !defined(BLL_HOST_EMULATOR)
 #include <cooperative_groups.h>
 #include <cuda_pipeline_primitives.h>
 

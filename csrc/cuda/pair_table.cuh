@@ -113,9 +113,10 @@ class PairTable {
       values[u] = add_row(rows[u], a);
       value += values[u];
     }
-    if (outputs && v_.value != nullptr && v_.per_row) {
+    if constexpr (outputs) {
 #pragma unroll
       for (int u = 0; u < batch; ++u) {
+        if (v_.value == nullptr || !v_.per_row) break;
         const float sum = warp_sum(values[u], t_.lanes);
         if (lane_ == 0 && rows[u] >= 0) v_.value[rows[u] * t_.chunks + chunk_] = sum;
       }
@@ -142,10 +143,12 @@ class PairTable {
         a[p][i] = factor * terms.a[p];
       }
     }
-    if (!outputs || v_.grad_a == nullptr) return weight * value;
+    if constexpr (outputs) {
 #pragma unroll
-    for (int p = 0; p < planes; ++p) {
-      Access::store(v_.grad_a, v_.a_dtype, (row * planes + p) * v_.width + column_, a[p]);
+      for (int p = 0; p < planes; ++p) {
+        if (v_.grad_a == nullptr) break;
+        Access::store(v_.grad_a, v_.a_dtype, (row * planes + p) * v_.width + column_, a[p]);
+      }
     }
     return weight * value;
   }
@@ -156,13 +159,15 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
     pair_table(const Family family, const TableView t) {
   using Table = PairTable<Family, L, Access, outputs>;
   BLL_SHARED(float, shared, kThreads* Table::planes* Table::count);
-  BLL_SHARED(float, warps, kThreads / kWarp);
+  BLL_SHARED(float, warps, outputs ? kThreads / kWarp : 1);
   Table table(family, t);
-  float value = table.run();
+  [[maybe_unused]] float value = table.run();
   table.store(shared);
-  if (!outputs || t.pair.value == nullptr || t.pair.per_row) return;
-  value = block_sum(value, warps);
-  if (threadIdx.x == 0) t.pair.value[blockIdx.x] = t.pair.value_scale * value;
+  if constexpr (outputs) {
+    if (t.pair.value == nullptr || t.pair.per_row) return;
+    value = block_sum(value, warps);
+    if (threadIdx.x == 0) t.pair.value[blockIdx.x] = t.pair.value_scale * value;
+  }
 }
 
 template <template <class> class Family, Loss L, class Access, bool outputs = true>

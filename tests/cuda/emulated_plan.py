@@ -69,7 +69,7 @@ def test_rows_that_are_told_apart() -> None:
 
 def test_class_tables() -> None:
     few = plan("bernoulli", torch.float32, 4096, 1024, classes=10)
-    assert chosen(few, "sections", "sort_chunks") == (14, 16)
+    assert chosen(few, "sections", "sort_chunks") == (12, 16)
     many = plan("bernoulli", torch.float32, 4096, 1024, classes=1000)
     assert chosen(many, "sections", "sort_chunks") == (1, 16)
     most = plan("bernoulli", torch.float32, 1 << 20, 64, classes=100_000)

@@ -22,6 +22,11 @@ inline void counted_copy(void* to, const void* from) {
   Machine::get().copy_async(to, from);
 }
 
+template <class T>
+T* of_block(T* pointer, int rank) {
+  return static_cast<T*>(Machine::get().of_block(pointer, rank));
+}
+
 // One thread runs at a time, so every operation is atomic.
 template <class T>
 T atomic_add(T* at, T x) {
@@ -56,8 +61,7 @@ T atomic_add(T* at, T x) {
 #define BLL_COPY_ASYNC(to, from) bll_emulator::counted_copy(to, from)
 #define BLL_COPY_WAIT() bll_emulator::Machine::get().wait_for_copies()
 #define BLL_CLUSTER_SYNC() bll_emulator::Machine::get().cluster_barrier(BLL_EMULATOR_HERE)
-#define BLL_OF_BLOCK(pointer, rank) \
-  static_cast<decltype(pointer)>(bll_emulator::Machine::get().of_block(pointer, rank))
+#define BLL_OF_BLOCK(pointer, rank) bll_emulator::of_block(pointer, rank)
 
 #define threadIdx (bll_emulator::Machine::get().thread_index())
 #define blockIdx (bll_emulator::Machine::get().block_index())

@@ -8,6 +8,7 @@ ninja in build/, and again only where a source changed.
 
 from __future__ import annotations
 
+import fcntl
 import shlex
 import subprocess
 import sys
@@ -77,9 +78,12 @@ def build(sanitize: bool = False) -> Path:
     library = folder / "emulated.so"
     lines.append(f"build {escape(library)}: link {' '.join(objects)}")
     (ROOT / folder).mkdir(parents=True, exist_ok=True)
-    (ROOT / folder / "build.ninja").write_text("\n".join(lines) + "\n")
     command = [ninja, "-f", str(folder / "build.ninja")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # Two at a time would spoil what ninja knows of the folder, and compile everything again.
+    with (ROOT / folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (ROOT / folder / "build.ninja").write_text("\n".join(lines) + "\n")
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
     return ROOT / library

@@ -41,8 +41,8 @@ __global__ void sum_by_cluster(const float* in, float* out) {
   __syncthreads();
   const int number = 32 * rank + at;
   float x = at < 32 ? kept[at] * static_cast<float>(63 - number) : 0.0f;
-  if (mistake == kNoWait && at == 3) BLL_COPY_WAIT();
   x = bll::cuda::block_sum(x, warps);
+  if (mistake == kNoWait && at == 3) BLL_COPY_WAIT();
   if (at == 0) totals[0] = x;
   if (mistake == kLeft && rank == 1) return;
   if (mistake != kNoClusterBarrier) BLL_CLUSTER_SYNC();
@@ -68,14 +68,17 @@ extern "C" __attribute__((visibility("default"))) const char* bll_planted(int mi
                                                                           float* out) {
   static std::string message;
   bll_emulator::Machine::get().order = order;
-  void (*const kernels[])(const float*, float*) = {
-      run<kNone>,  run<kNoBarrier>,       run<kOverrun>,
-      run<kUnset>, run<kShuffleInBranch>, run<kBarrierInBranch>,
-      run<kOdd>,
-      run_cluster<kSound>,
-      run_cluster<kNoWait>,
-      run_cluster<kNoClusterBarrier>,
-      run_cluster<kLeft>};
+  void (*const kernels[])(const float*, float*) = {run<kNone>,
+                                                   run<kNoBarrier>,
+                                                   run<kOverrun>,
+                                                   run<kUnset>,
+                                                   run<kShuffleInBranch>,
+                                                   run<kBarrierInBranch>,
+                                                   run<kOdd>,
+                                                   run_cluster<kSound>,
+                                                   run_cluster<kNoWait>,
+                                                   run_cluster<kNoClusterBarrier>,
+                                                   run_cluster<kLeft>};
   try {
     kernels[mistake](in, out);
   } catch (const std::exception& error) {

@@ -7,6 +7,7 @@
 #include "cuda/api.h"
 #include "cuda/batch.h"
 #include "cuda/classes.h"
+#include "cuda/cluster.h"
 #include "cuda/optim.h"
 #include "cuda/pool.h"
 #include "cuda/pooled.h"
@@ -24,6 +25,27 @@ void check(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
 }
 
+int attribute(cudaDeviceAttr name, int index) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, name, index));
+  return value;
+}
+
+cuda::Device properties_of(int index) {
+  cuda::Device device{};
+  device.processors = attribute(cudaDevAttrMultiProcessorCount, index);
+  if (attribute(cudaDevAttrClusterLaunch, index) != 0) device.cluster = cuda::kClusterBlocks;
+  device.shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
+  return device;
+}
+
+// The runtime inside this library has a current device of its own where no context is current.
+void make_current(int index) {
+  int current = -1;
+  check(cudaGetDevice(&current));
+  if (current != index) check(cudaSetDevice(index));
+}
+
 // Makes the tensor's device current for as long as it lives.
 class Launch {
  public:
@@ -33,7 +55,8 @@ class Launch {
     STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(index, &stream) == AOTI_TORCH_SUCCESS,
                     "CUDA: no current stream");
     stream_ = static_cast<cudaStream_t>(stream);
-    check(cudaDeviceGetAttribute(&device_.processors, cudaDevAttrMultiProcessorCount, index));
+    make_current(index);
+    device_ = properties_of(index);
   }
 
   const cuda::Device& device() const { return device_; }
