@@ -84,6 +84,23 @@ def test_a_stage_ends_at_its_deadline(tmp_path: Path, monkeypatch: pytest.Monkey
         stages._execute(run, [sys.executable, "-c", "import time; time.sleep(30)"])
 
 
+def test_what_a_late_command_has_started_ends_with_it(tmp_path: Path) -> None:
+    import time
+
+    from bench.gpu import stages
+    from bench.gpu.record import Record
+
+    mark = tmp_path / "alive"
+    child = f"import time, pathlib; time.sleep(4); pathlib.Path({str(mark)!r}).touch()"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    run = stages.Run(Record(tmp_path), deadline=time.monotonic() + 60, full=False, dry=True)
+    with pytest.raises(stages.StageFailed, match="not done after"):
+        stages._execute(run, [sys.executable, "-c", code], 1.5)
+    time.sleep(5)
+    assert not mark.exists()
+    assert run.share(0.5) <= 30 < stages.Run(run.record, run.deadline, True, True).share(0.5)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     done = drive(tmp_path / "out")

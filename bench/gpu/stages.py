@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -43,37 +44,41 @@ class Run:
         """Until the deadline; at least one, so that a late stage fails by its own time limit."""
         return max(1.0, self.deadline - time.monotonic())
 
+    def share(self, part: float) -> float:
+        """Seconds for a command that others follow: a part of what is left; alone, all of it."""
+        return self.seconds_left() * (1.0 if self.full else part)
 
-def _execute(
-    run: Run, command: Sequence[str], limit: float | None = None, **settings: str
-) -> subprocess.CompletedProcess[str]:
-    """Runs a command in the project's root, its output in the log.
+
+def _execute(run: Run, command: Sequence[str], limit: float | None = None, **settings: str) -> str:
+    """Runs a command in the project's root, its output in the log too.
 
     Raises:
         StageFailed: it failed, or ran past the time limit.
     """
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}", **settings}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=min(limit or run.seconds_left(), run.seconds_left()),
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        output = error.stdout or b""
-        text = output.decode(errors="replace") if isinstance(output, bytes) else output
-        run.record.log(text[-6000:])
-        raise StageFailed(f"not done after {error.timeout:.0f} s") from error
-    run.record.log(done.stdout[-6000:])
-    if done.returncode != 0:
-        last = done.stdout.strip().splitlines()[-1:] or ["no output"]
-        raise StageFailed(f"exit {done.returncode}: {last[0][:200]}")
-    return done
+    seconds = min(limit or run.seconds_left(), run.seconds_left())
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            # What it has started too, which would run beside the next stage's measurements.
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            run.record.log(output[-6000:])
+            raise StageFailed(f"not done after {seconds:.0f} s") from error
+    run.record.log(output[-6000:])
+    if process.returncode != 0:
+        last = output.strip().splitlines()[-1:] or ["no output"]
+        raise StageFailed(f"exit {process.returncode}: {last[0][:200]}")
+    return output
 
 
 def backends(run: Run) -> list[str]:
@@ -92,9 +97,9 @@ def build(run: Run) -> str:
         raise StageFailed("nvcc was not found")
     _execute(run, [sys.executable, "setup.py", "-q", "build_ext", "--inplace"], BLL_BUILD="cuda")
     code = "import bll_kernels.backends.native as n; print(n.FAILURE, n.CUDA_FAILURE, sep='|')"
-    done = _execute(run, [sys.executable, "-c", code])
-    if done.stdout.strip() != "None|None":
-        raise StageFailed(f"built, but not loaded: {done.stdout.strip()}")
+    found = _execute(run, [sys.executable, "-c", code]).strip()
+    if found != "None|None":
+        raise StageFailed(f"built, but not loaded: {found}")
     return f"against torch {torch.__version__}"
 
 
@@ -104,8 +109,8 @@ def tests(run: Run) -> str:
     if not run.full:
         command += ["-m", "not slow"]
     required = "" if run.dry else "cuda"
-    done = _execute(run, command, BLL_REQUIRE=required)
-    found = re.findall(r"\d+ (?:passed|failed|skipped)[^\n]*", done.stdout)
+    output = _execute(run, command, run.share(0.45), BLL_REQUIRE=required)
+    found = re.findall(r"\d+ (?:passed|failed|skipped)[^\n]*", output)
     return found[-1] if found else "no summary found"
 
 
@@ -126,7 +131,7 @@ def sanitizer(run: Run) -> str:
                 command += ["--kernel-name-exclude", "regex:at::native"]
             command += [sys.executable, "-m", "bench.gpu.every_kernel", backend]
             try:
-                _execute(run, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+                _execute(run, command, run.share(0.12), PYTORCH_NO_CUDA_MEMORY_CACHING="1")
                 passed.append(name)
             except StageFailed as error:
                 failures.append(f"{name}: {error}")
