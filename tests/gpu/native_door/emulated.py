@@ -16,6 +16,7 @@ from bll_kernels.schemas import CUDA_SCHEMAS, SCHEMAS
 ORDERS = (0,)
 SANITIZED = False
 PROCESSORS = 0
+SHARED = 232_448
 
 
 @cache
@@ -29,8 +30,10 @@ def library() -> Library:
 
 
 @contextmanager
-def emulation(order: int = 0, processors: int = PROCESSORS) -> Iterator[None]:
-    """Serve every call in the block by the GPU, whatever the order."""
+def emulation(
+    order: int = 0, processors: int = PROCESSORS, cluster: int = 0, shared: int = SHARED
+) -> Iterator[None]:
+    """Serve every call in the block by the GPU, which has the properties it has."""
     library()
     before = selection._forced
     for served in (selection.DEVICES, selection.CUDA_KERNELS, selection.CHUNKS):
