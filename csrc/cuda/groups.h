@@ -17,7 +17,7 @@ struct GroupTier {
   int held;    // latents a thread holds; 0: in shared memory
 };
 
-inline constexpr int kLongBlock = 160;   // threads of a block that has a long group, or a part
+inline constexpr int kLongBlock = 128;   // threads of a block that has a long group, or a part
 inline constexpr int kLongShared = 512;  // most bytes of its shared memory beside latents
 
 inline constexpr GroupTier kGroupTiers[] = {
