@@ -83,8 +83,18 @@ def test_an_existing_torch_is_kept_and_pinned(tree):
     assert not any("install torch" in line for line in log_of(tree))
     pinned = (tree / "build" / "environment" / "constraints.txt").read_text()
     assert pinned == "torch==2.12.1+cu130\n"
-    assert all("-c build/environment/constraints.txt" in line for line in log_of(tree))
-    assert log_of(tree)[-1].endswith("--no-build-isolation -e .[test]")
+    *pinned_lines, alone = log_of(tree)
+    assert all("-c build/environment/constraints.txt" in line for line in pinned_lines)
+    assert pinned_lines[-2].endswith("--no-build-isolation -e .[test]")
+    assert "transformers" in pinned_lines[-1] and "timm" not in pinned_lines[-1]
+    # Its torchvision would bring another torch.
+    assert alone.endswith("install --no-deps timm>=1.0")
+
+
+def test_models_to_wrap_are_for_tests_alone(tree):
+    (environment_of(tree) / "torch").write_text("2.13.0\n")
+    assert run(tree, "train").returncode == 0
+    assert log_of(tree)[-1].endswith("--no-build-isolation -e .[train]")
 
 
 def test_torch_is_installed_where_there_is_none(tree):
