@@ -92,16 +92,16 @@ def test_group_tiers(group: int, tier: int, lanes: int, wide: int) -> None:
     ("device", "dtype", "group", "rows", "wanted"),
     [
         # Two blocks on a multiprocessor; fewer groups than those take more blocks each.
-        ("sm_90", torch.bfloat16, 16_384, 4096, (1, 11, 67_584, 264)),
-        ("sm_90", torch.float32, 32_768, 4096, (4, 11, 67_584, 264)),
-        ("sm_90", torch.float32, 32_768, 16, (8, 6, 36_864, 128)),
-        ("sm_90", torch.bfloat16, 131_072, 4096, (8, 11, 67_584, 264)),
-        # One block on each, and a seventh of a float32 row that is read again.
-        ("sm_90", torch.bfloat16, 262_144, 4096, (8, 22, 135_168, 128)),
-        ("sm_90", torch.float32, 262_144, 4096, (8, 37, 227_328, 128)),
+        ("sm_90", torch.bfloat16, 16_384, 4096, (1, 16, 65_536, 264)),
+        ("sm_90", torch.float32, 32_768, 4096, (4, 16, 65_536, 264)),
+        ("sm_90", torch.float32, 32_768, 16, (8, 8, 32_768, 128)),
+        ("sm_90", torch.bfloat16, 131_072, 4096, (8, 16, 65_536, 264)),
+        # One block on each, and an eighth of a float32 row that is read again.
+        ("sm_90", torch.bfloat16, 262_144, 4096, (8, 32, 131_072, 128)),
+        ("sm_90", torch.float32, 262_144, 4096, (8, 56, 229_376, 128)),
         # No clusters.
-        ("sm_80", torch.bfloat16, 16_384, 4096, (1, 11, 67_584, 216)),
-        ("sm_80", torch.float32, 32_768, 4096, (1, 27, 165_888, 108)),
+        ("sm_80", torch.bfloat16, 16_384, 4096, (1, 16, 65_536, 216)),
+        ("sm_80", torch.float32, 32_768, 4096, (1, 40, 163_840, 108)),
     ],
 )
 def test_long_groups(
