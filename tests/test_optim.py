@@ -222,3 +222,45 @@ def test_bad_gradients() -> None:
     assert_same_bits(embedding.weight.detach(), before)
     with pytest.raises(ValueError, match="inverse_scale, found_inf: expected both or neither"):
         optimizer.step_block(0, found_inf=torch.zeros(1))
+
+
+@every_pair
+def test_gradients_at_hand_are_those_of_the_parameters(pair: tuple[Factory, Factory]) -> None:
+    nets = [model(), model()]
+    ours, theirs = (make(groups(net)) for make, net in zip(pair, nets, strict=True))
+    for seed in range(3):
+        for net in nets:
+            backward(net, seed)
+        given = [[p.grad for p in group["params"]] for group in ours.param_groups]
+        for p in nets[0].parameters():
+            p.grad = None
+        for index in (2, 0, 1):
+            ours.step_with(given[index], index)
+        theirs.step()
+        assert_same_weights(*nets)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda given: given[:-1], "gradients: expected 2, one for each .* got 1"),
+        (
+            lambda given: [*given, given[0]],
+            "gradients: expected 2, one for each .* got 3",
+        ),
+        (
+            lambda given: [given[0][:1], given[1]],
+            "expected number 0 to be torch.float32",
+        ),
+        (lambda given: [given[0].double(), given[1]], "got torch.float64"),
+        (lambda given: [given[0].t().contiguous().t(), given[1]], "with strides"),
+    ],
+)
+def test_gradients_unlike_their_parameters(
+    change: Callable[[list[torch.Tensor]], list[torch.Tensor]], message: str
+) -> None:
+    weight, bias = torch.nn.Parameter(torch.zeros(3, 4)), torch.nn.Parameter(torch.zeros(3))
+    optimizer = BlockAdam([weight, bias])
+    with pytest.raises(ValueError, match=message):
+        optimizer.step_with(change([torch.ones(3, 4), torch.ones(3)]))
+    assert not weight.any() and not optimizer.state

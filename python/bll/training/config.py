@@ -42,9 +42,9 @@ class TrainConfig:
         width: Width of the network; ``None`` for its default.
         executor: How the blocks of a step are run: ``sequential`` (one ordinary loop), or
             ``pipelined`` (`bll.executor`: several blocks at once), or ``graphed`` (on a GPU, the
-            whole step as one CUDA graph), or ``auto`` (the fastest mode
-            of `bll.executor`, measured while it trains), or ``distributed`` (`bll.distributed`:
-            blocks over the ranks that torchrun started).
+            whole step as one CUDA graph), or ``auto`` (the fastest mode of `bll.executor`,
+            measured while it trains), or ``distributed`` (`bll.distributed`: blocks over the ranks
+            that torchrun started).
         depth: Blocks in flight of ``pipelined``; ``None`` for all.
         micro_batches: Equal parts that executors and ``distributed`` cut a batch into.
         epochs: Passes over the training images.
