@@ -78,19 +78,22 @@ def backprop(width: int, batches: list[tuple[Tensor, Tensor]]) -> Step:
 
 @pytest.mark.parametrize(("width", "batch"), [(64, 32), (256, 128)])
 def test_small_steps(report: Callable[..., Record], quick: bool, width: int, batch: int) -> None:
-    """Five times a local loop by hand, twice backprop; what tracing alone gives beside it."""
+    """Five times a local loop by hand, twice backprop; other ways to run the step beside it."""
     torch.manual_seed(1)
     batches = [
         (torch.randn(batch, width), torch.randint(CLASSES, (batch,)))
         for _ in range(2 if quick else BATCHES)
     ]
+    peers = {
+        "local loop by hand": local_loop(width, batches),
+        "backprop": backprop(width, batches),
+        "executor, local_step autograd": executor_step(width, batches, "autograd"),
+    }
+    if not quick:
+        peers["executor, local_step compiled"] = executor_step(width, batches, "compiled")
     report(
         f"executor step, MLP of {DEPTH} blocks, width {width}, batch {batch}, traced",
         executor_step(width, batches, "traced"),
-        {
-            "local loop by hand": local_loop(width, batches),
-            "backprop": backprop(width, batches),
-            "executor, local_step autograd": executor_step(width, batches, "autograd"),
-        },
+        peers,
         [Goal("local loop by hand", 5.0), Goal("backprop", 2.0)] if width == 64 else [],
     )

@@ -37,9 +37,10 @@ class Rule:
         name: Name the rule is asked for and reported under.
         source: Where the rule was published, in a line.
         reads: What the loss of a block reads. Of its own: "output", "label", "feedback" (its
-            message), "input". Of other blocks: "next-feedback" (weights of later blocks' messages),
-            "error" (the gradient of the model's loss to its output) and "downstream" (gradients of
-            later blocks). A schedule may run blocks apart only where nothing of others is read.
+            message), "input". Of other blocks: "next" (weights of the block behind),
+            "next-feedback" (weights of later blocks' messages), "error" (the gradient of the
+            model's loss to its output) and "downstream" (gradients of later blocks). A schedule
+            may run blocks apart only where nothing of others is read.
         cuts: Whether gradients stop at the borders between blocks.
         local: Whether the blocks before the last have a loss of their own. With "error" among its
             `reads` that is `error_loss`, taken once the model's output is known.
