@@ -73,7 +73,7 @@ class LocalLearning(nn.Module):
         self.messages = nn.ModuleList()
         if rule.local:
             for index in range(len(blocks) - 1):
-                message = rule.make_message(num_classes, seed * 1_000_003 + index, device)
+                message = rule.make_message(num_classes, (seed * 1_000_003 + index) % 2**63, device)
                 if message is not None:
                     self.messages.append(message)
         for message, following in pairwise(self._own_messages()):

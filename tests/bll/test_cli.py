@@ -87,6 +87,12 @@ def test_blocks_may_be_named(tmp_path):
     assert main([*words[:-2], "stem,stage3", "--resume", "--out", str(tmp_path)]) == 2
 
 
+@pytest.mark.parametrize("more", ["--executor pipelined", "--rule fa"])
+def test_the_largest_seed(tmp_path, more):
+    words = [*FAST, *split(more), "--seed", str(2**63 - 1), "--quiet", "--out", str(tmp_path)]
+    assert main(words) == 0
+
+
 BAD_OPTIONS = {
     "unknown command": (["fly"], "fly"),
     "unknown option": ([*FAST, "--lanes", "2"], "--lanes"),
