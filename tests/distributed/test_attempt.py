@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 
 import pytest
 from torch.distributed import HashStore
@@ -43,5 +44,6 @@ def test_attempts_do_not_see_each_other() -> None:
 def test_a_missing_rank_is_named() -> None:
     store = HashStore()
     attempt(store, 3, [0, 1, 2])
+    store.set_timeout(timedelta(seconds=1))  # of rank 2, which asks for the address of rank 1
     with pytest.raises(RuntimeError, match=r"ranks \[1\] did not come|rank 0 did not come"):
         attempt(store, 3, [0, 2], timeout=0.5)
