@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -28,6 +29,15 @@ class Lists:
         self.backend = _backend([*parameters, *self.first, *self.second, *self.momentum])
         if self.backend is not None:
             self.ticket = torch.zeros(1, dtype=torch.int32, device=parameters[0].device)
+
+    def part(self, start: int, stop: int) -> Lists:
+        """Some of the parameters in a row, with the counters they have here."""
+        found = copy.copy(self)
+        found.parameters = self.parameters[start:stop]
+        found.first, found.second = self.first[start:stop], self.second[start:stop]
+        found.momentum = self.momentum[start:stop]
+        found.counters, found.steps = self.counters[start:stop], self.steps[start:stop]
+        return found
 
 
 def _dense(x: Tensor) -> bool:

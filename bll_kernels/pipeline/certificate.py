@@ -15,7 +15,7 @@ there is exact. Reads are declared by name (`Block.reads`):
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bll_kernels.pipeline.block import LOCAL_READS, Block
 from bll_kernels.pipeline.schedule import Kind, Op, pipelined
@@ -37,14 +37,19 @@ class Certificate:
         stale_by: Updates by which what it reads may be older or newer than in `sequential`; 0 is
             exact.
         why: The reason, in words.
+        reordered: Whether the step adds in another order than `sequential`, so that it agrees
+            within rounding only.
     """
 
     block: str
     stale_by: int
     why: str
+    reordered: bool = False
 
     def __str__(self) -> str:
         verdict = "exact" if self.stale_by == 0 else f"stale by {self.stale_by}"
+        if self.reordered:
+            verdict += ", reordered arithmetic"
         return f"{self.block}: {verdict} ({self.why})"
 
 
@@ -129,6 +134,14 @@ def certify(
         why = f"reads its own input, parameters and {reads}"
         found.append(Certificate(block.name, worst, "; ".join([why, *reasons])))
     return found
+
+
+def reordered(found: Sequence[Certificate], blocks: Collection[int]) -> list[Certificate]:
+    """The same, where some blocks' steps add in another order than `sequential`."""
+    return [
+        replace(certificate, reordered=True) if index in blocks else certificate
+        for index, certificate in enumerate(found)
+    ]
 
 
 def _owners(read: str, index: int, names: Sequence[str]) -> Collection[int]:

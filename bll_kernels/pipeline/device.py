@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -48,8 +49,18 @@ class Device(Protocol):
     def synchronize(self) -> None:
         """Waits until all work is done."""
 
-    def capture(self, work: Work) -> Work:
+    def random_stream(self) -> torch.Generator:
+        """Random numbers of their own, for work that is captured."""
+
+    def drawing(self, stream: torch.Generator) -> AbstractContextManager[None]:
+        """Inside, in captured work, torch's random numbers come from the stream."""
+
+    def capture(self, work: Work, streams: Sequence[torch.Generator] = ()) -> Work:
         """Records what `work` launches, without running it; the result runs it all again.
+
+        Args:
+            work: What is captured.
+            streams: From which it draws. A replay draws what each gives from its seed at that time.
 
         Raises:
             RuntimeError: something in it cannot be captured.
@@ -108,11 +119,30 @@ class CudaDevice:
         """See `Device`."""
         torch.cuda.synchronize(self.device)
 
-    def capture(self, work: Work) -> Work:
+    def random_stream(self) -> torch.Generator:
+        """See `Device`."""
+        return torch.Generator(self.device)
+
+    @contextmanager
+    def drawing(self, stream: torch.Generator) -> Iterator[None]:
+        """See `Device`; the current generator stands for the stream, whose state a graph keeps."""
+        index = self.device.index
+        at = torch.cuda.current_device() if index is None else index
+        generator = torch.cuda.default_generators[at]
+        before = generator.graphsafe_get_state()
+        generator.graphsafe_set_state(stream)
+        try:
+            yield
+        finally:
+            generator.graphsafe_set_state(before)
+
+    def capture(self, work: Work, streams: Sequence[torch.Generator] = ()) -> Work:
         """See `Device`."""
         if self._capture_lane is None:
             self._capture_lane = torch.cuda.Stream(self.device)
         graph = torch.cuda.CUDAGraph()
+        for stream in streams:
+            graph.register_generator_state(stream)
         mode = "thread_local"
         with torch.cuda.graph(graph, stream=self._capture_lane, capture_error_mode=mode):
             work()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from bll_kernels.pipeline.device import Device
 from bll_kernels.pipeline.seeds import forward_seed
 from bll_kernels.pipeline.step import GENERATOR, LocalStep
 
@@ -20,10 +22,12 @@ def drawing_forward(
     """A forward that draws random numbers, or may: they depend on seed, block and micro-batch.
 
     A block whose first forward draws none is taken never to draw any. The caller's random state
-    is left alone; forwards that draw take turns.
+    is left alone; forwards that draw take turns. A graph draws the same numbers otherwise, see
+    `streams`.
 
     Args:
-        executor: The executor; `executor.draws` learns whether the block draws.
+        executor: The executor; `executor.draws` learns whether the block draws, and
+            `executor.draws_on_host` whether from the host's generator though it works on a GPU.
         step: The block's local step.
         index: Number of the block.
         micro_batch: Counted through the run.
@@ -39,8 +43,32 @@ def drawing_forward(
         found = step.forward(x, labels)
         if executor.draws[index] is None:
             after = _states(gpus)
-            executor.draws[index] = not all(map(torch.equal, before, after))
+            changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+            executor.draws[index] = any(changed)
+            executor.draws_on_host[index] = bool(gpus) and changed[0]
         return found
+
+
+def streams(executor: Executor, device: Device) -> dict[tuple[int, int], torch.Generator]:
+    """One stream of random numbers for each forward of a step that draws, for a graph.
+
+    Returns:
+        Streams by (block, micro-batch of the batch).
+    """
+    return {
+        (block, micro_batch): device.random_stream()
+        for block, draws in enumerate(executor.draws)
+        if draws
+        for micro_batch in range(executor.micro_batches)
+    }
+
+
+def seed_streams(executor: Executor, found: Mapping[tuple[int, int], torch.Generator]) -> None:
+    """Give the streams of the next step the seeds that `drawing_forward` would use."""
+    done = executor.batches_done * executor.micro_batches
+    for (block, micro_batch), stream in found.items():
+        count = len(executor.blocks)
+        stream.manual_seed(forward_seed(executor.seed, done + micro_batch, count, block))
 
 
 def _states(gpus: list[int]) -> list[Tensor]:

@@ -11,8 +11,15 @@ from typing import Final, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from bll_kernels.pipeline.batched import Stack
+from bll_kernels.pipeline.batched_run import BatchedRun, stack_of
 from bll_kernels.pipeline.block import Batch, Block, StepResult
-from bll_kernels.pipeline.certificate import Certificate, certify, refuse_what_cannot_run
+from bll_kernels.pipeline.certificate import (
+    Certificate,
+    certify,
+    refuse_what_cannot_run,
+    reordered,
+)
 from bll_kernels.pipeline.choice import Choice
 from bll_kernels.pipeline.device import Device, default_device
 from bll_kernels.pipeline.graphed import CaptureError, GraphedSteps
@@ -42,7 +49,8 @@ class Executor:
     """Local learning, block by block or with several blocks in flight.
 
     Parameters, buffers and optimiser states after a step are the same bits in every mode, depth
-    and number of slots: `certificate` says why.
+    and number of slots, unless arithmetic is reordered (`local_step="compiled"`,
+    `batched_blocks`): `certificate` says why.
 
     Args:
         blocks: The blocks in order.
@@ -61,12 +69,17 @@ class Executor:
             its trace agrees with autograd), else by autograd; "autograd"; "traced", which raises
             where it cannot; or "compiled", traced and then compiled by TorchInductor, whose
             arithmetic agrees within rounding only. `paths` says which way each block takes.
+        batched_blocks: Run the longest row of equal blocks (`equal_blocks`), where they are in
+            flight together, as one batched step over stacked parameters, whose arithmetic agrees
+            within rounding only. Needs mode "pipelined", and then works in the calling thread, or
+            the current stream of a GPU; compiled where `local_step` says so. Blocks that draw
+            random numbers are refused at the first batch: one batched draw has one stream.
         device: Where the blocks work; by default the GPU of their parameters, or None, the CPU.
 
     Raises:
         ValueError: no block, two of one name, an unknown mode, one that cannot run here, or a
             number out of its range; or a block reads what no step can wait for, or, with several
-            blocks in flight, parameters of other blocks.
+            blocks in flight, parameters of other blocks; or no neighbouring blocks are equal.
     """
 
     def __init__(
@@ -81,6 +94,7 @@ class Executor:
         threads: int = 1,
         seed: int = 0,
         local_step: str = "auto",
+        batched_blocks: bool = False,
         device: Device | None = None,
     ) -> None:
         names = [block.name for block in blocks]
@@ -112,8 +126,14 @@ class Executor:
             make_step(block, optimizer, micro_batches, local_step)
             for block, optimizer in zip(self.blocks, self.optimizers, strict=True)
         ]
+        self.stack: Stack | None = None
+        self.stacked = range(0)
+        if batched_blocks:
+            self.stack, self.stacked = stack_of(self, local_step)
+            self.certificate = reordered(self.certificate, self.stacked)
         self.batches_done = 0
         self.draws: list[bool | None] = [None] * len(names)
+        self.draws_on_host = [False] * len(names)
         self.device = default_device(self.blocks) if device is None else device
         self.choice: Choice | None = None
         self._graphs: GraphedSteps | None = None
@@ -126,8 +146,11 @@ class Executor:
 
     @property
     def paths(self) -> dict[str, str]:
-        """How each block's local step runs, by name: "traced", or "autograd" and the reason."""
-        return {block.name: step.path for block, step in zip(self.blocks, self.steps, strict=True)}
+        """How each block's step runs, by name: "traced", "batched", "autograd" and the reason."""
+        return {
+            block.name: "batched" if index in self.stacked else step.path
+            for index, (block, step) in enumerate(zip(self.blocks, self.steps, strict=True))
+        }
 
     def step(self, x: Tensor, labels: Tensor) -> StepResult:
         """One batch: forward, local losses, local backwards and updates of every block.
@@ -166,6 +189,8 @@ class Executor:
             torch.set_grad_enabled(recording)
             for step in self.steps:
                 step.drop()
+            if self.stack is not None:
+                self.stack.drop()
             raise
         finally:
             self._running.release()
@@ -182,9 +207,15 @@ class Executor:
         try:
             results = self._run_as(mode, batches, parts)
         except CaptureError as error:
-            # Nothing of the step was run.
+            # Nothing of that step was run, but the batches before it were.
             self.choice.drop(mode, str(error))
-            return self._run(batches, parts)
+            done = len(error.results)
+            self.batches_done += done
+            try:
+                rest = self._run(batches[done:], parts[done * self.micro_batches :])
+            finally:
+                self.batches_done -= done
+            return [*error.results, *rest]
         if self.device is not None:
             self.device.synchronize()
         seconds = time.perf_counter() - start
@@ -197,10 +228,15 @@ class Executor:
                 raise RuntimeError("mode: a graph cannot be watched; expected 'pipelined'")
             if self._graphs is None:
                 self._graphs = self._make_graphs()
-            return [self._graphs.step(x, labels) for x, labels in batches]
-        if mode == "pipelined" and self.device is not None:
+            return self._graphs.run(batches)
+        if self.stack is not None:
+            if self._watchers:
+                raise RuntimeError("batched_blocks: a batched run cannot be watched")
+            run: Run = BatchedRun(self, self.stack, self.stacked.start, parts)
+        elif mode == "pipelined" and self.device is not None:
             return StreamRun(self, self.device, parts).execute()
-        run = Run(self, parts, mode)
+        else:
+            run = Run(self, parts, mode)
         run.execute()
         return [run.result(index) for index in range(len(batches))]
 

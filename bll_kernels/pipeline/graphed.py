@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from bll_kernels.pipeline.block import StepResult
+from bll_kernels.pipeline.block import Batch, StepResult
 from bll_kernels.pipeline.device import Device, Work
+from bll_kernels.pipeline.draws import seed_streams, streams
 from bll_kernels.pipeline.step import Updater
 from bll_kernels.pipeline.stream_run import StreamRun
 
@@ -27,7 +28,13 @@ GRAPHS: Final = 4
 
 
 class CaptureError(RuntimeError):
-    """A step cannot be captured; nothing of it was run."""
+    """A step cannot be captured; nothing of it was run.
+
+    Attributes:
+        results: Of the batches of the run before it, which were.
+    """
+
+    results: Sequence[StepResult] = ()
 
 
 @dataclass
@@ -38,6 +45,7 @@ class _Graph:
     labels: Tensor
     run: StreamRun
     replay: Work
+    streams: dict[tuple[int, int], torch.Generator]
 
 
 class GraphedSteps:
@@ -59,12 +67,28 @@ class GraphedSteps:
         self._known: set[Any] = set()
         self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
 
+    def run(self, batches: Sequence[Batch]) -> list[StepResult]:
+        """Batches in a row, each a step; see there."""
+        before = self.executor.batches_done
+        results: list[StepResult] = []
+        try:
+            for x, labels in batches:
+                results.append(self.step(x, labels))
+                # Random numbers depend on how many there were.
+                self.executor.batches_done += 1
+        except CaptureError as error:
+            error.results = results
+            raise
+        finally:
+            self.executor.batches_done = before
+        return results
+
     def step(self, x: Tensor, labels: Tensor) -> StepResult:
         """One batch.
 
         Raises:
-            CaptureError: the step cannot be captured, as where a block draws random numbers;
-                nothing of it was run.
+            CaptureError: the step cannot be captured, as where a block on a GPU draws random
+                numbers of the host; nothing of it was run.
         """
         shapes = (x.shape, x.dtype, x.stride(), labels.shape, labels.dtype, labels.stride())
         if shapes not in self._known:
@@ -82,22 +106,24 @@ class GraphedSteps:
         return self._replay(graph, x, labels)
 
     def _capture(self, x: Tensor, labels: Tensor) -> _Graph:
-        for block, draws in zip(self.executor.blocks, self.executor.draws, strict=True):
-            if draws:
+        for block, on_host in zip(self.executor.blocks, self.executor.draws_on_host, strict=True):
+            if on_host:
                 raise CaptureError(
-                    f"block {block.name!r} draws random numbers, and a graph would draw others "
-                    "than mode 'sequential'"
+                    f"block {block.name!r} draws random numbers on the host, and every replay of a "
+                    "graph would use the same ones"
                 )
         own_x, own_labels = torch.empty_like(x), torch.empty_like(labels)
-        run = StreamRun(self.executor, self.device, self.executor.split(own_x, own_labels))
+        drawn = streams(self.executor, self.device)
+        inputs = self.executor.split(own_x, own_labels)
+        run = StreamRun(self.executor, self.device, inputs, drawn)
         try:
-            replay = self.device.capture(run.issue)
+            replay = self.device.capture(run.issue, list(drawn.values()))
         # Whatever refuses to be captured, on the host or on the device, has run nothing.
         except Exception as error:
             for step in self.executor.steps:
                 step.drop()
             raise CaptureError(f"the step cannot be captured: {error}") from error
-        return _Graph(own_x, own_labels, run, replay)
+        return _Graph(own_x, own_labels, run, replay, drawn)
 
     def _replay(self, graph: _Graph, x: Tensor, labels: Tensor) -> StepResult:
         caller = self.device.caller()
@@ -114,6 +140,8 @@ class GraphedSteps:
             found.append(StepResult(losses, result.output.clone()))
 
         self.device.launch(caller, fill)
+        # On the host: a replay takes the seeds along.
+        seed_streams(self.executor, graph.streams)
         graph.replay()
         self.device.launch(caller, read)
         self.device.settle()

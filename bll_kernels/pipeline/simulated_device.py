@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from bll_kernels.pipeline.device import Work
 from bll_kernels.pipeline.events import Clock, HostClock
+from bll_kernels.pipeline.step import GENERATOR
 
 
 @dataclass(eq=False)
@@ -98,7 +101,23 @@ class SimulatedDevice:
         """See `Device`."""
         self.settle()
 
-    def capture(self, work: Work) -> Work:
+    def random_stream(self) -> torch.Generator:
+        """See `Device`."""
+        return torch.Generator()
+
+    @contextmanager
+    def drawing(self, stream: torch.Generator) -> Iterator[None]:
+        """See `Device`; the process has one generator, whose state is lent."""
+        with GENERATOR:
+            before = torch.get_rng_state()
+            torch.set_rng_state(stream.get_state())
+            try:
+                yield
+                stream.set_state(torch.get_rng_state())
+            finally:
+                torch.set_rng_state(before)
+
+    def capture(self, work: Work, streams: Sequence[torch.Generator] = ()) -> Work:
         """See `Device`; every replay takes an order of its own."""
         self.settle()
         try:

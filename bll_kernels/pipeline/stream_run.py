@@ -11,6 +11,7 @@ are these orders and no others:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +37,21 @@ class StreamRun:
         executor: Whose blocks are run.
         device: Where.
         inputs: Micro-batches.
+        streams: In a run that is captured, of the random numbers of blocks that draw some, by block
+            and micro-batch.
     """
 
-    def __init__(self, executor: Executor, device: Device, inputs: list[Batch]) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        device: Device,
+        inputs: list[Batch],
+        streams: Mapping[Place, torch.Generator] | None = None,
+    ) -> None:
         self.executor = executor
         self.device = device
         self.inputs = inputs
+        self.streams = {} if streams is None else streams
         self.batches = len(inputs) // executor.micro_batches
         blocks = len(executor.blocks)
         ops = pipelined(
@@ -145,6 +155,9 @@ class StreamRun:
         labels = self.inputs[micro_batch][1]
         if self.executor.draws[block] is False:
             output, saved = step.forward(x, labels)
+        elif (block, micro_batch) in self.streams:
+            with self.device.drawing(self.streams[block, micro_batch]):
+                output, saved = step.forward(x, labels)
         else:
             output, saved = drawing_forward(self.executor, step, block, micro_batch, x, labels)
         if block < len(self.rings):

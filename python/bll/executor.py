@@ -95,6 +95,13 @@ class WrappedBlock:
             *map(Tensor.data_ptr, self.buffers()),
         )
 
+    def structure(self) -> Hashable:
+        """Kinds and options of the modules, and how the loss reads the output."""
+        message = self._own_message()
+        kinds = [(type(x), x.extra_repr()) for x in (*self._modules, *message)]
+        feature = self.handle.blocks[self.index].feature
+        return (tuple(kinds), feature, self._last, self._copies, self._keeps_input, self.autocast)
+
     def take_input(self, x: Tensor) -> Tensor:
         """What the children are given for an input; where the rule reads that, it is kept.
 
@@ -172,6 +179,7 @@ def executor(
     threads: int = 1,
     seed: int = 0,
     local_step: str = "auto",
+    batched_blocks: bool = False,
     autocast: torch.dtype | None = None,
 ) -> Executor:
     """Return an executor that trains a wrapped `nn.Sequential` block by block.
@@ -192,6 +200,8 @@ def executor(
         seed: Of the random numbers drawn in forward passes.
         local_step: "auto", without autograd where a block's step can be traced; "autograd"; or
             "traced" or "compiled", which raise where it cannot. See `Executor`.
+        batched_blocks: Run equal blocks that are in flight together as one batched step, within
+            rounding of the others; mode "pipelined" only. See `Executor`.
         autocast: torch.bfloat16 or torch.float16 for blocks that run under `torch.autocast`;
             outputs cross borders in the dtype that gives. Losses are not scaled.
 
@@ -214,4 +224,5 @@ def executor(
         threads=threads,
         seed=seed,
         local_step=local_step,
+        batched_blocks=batched_blocks,
     )

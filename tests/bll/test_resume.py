@@ -115,6 +115,26 @@ def test_continued_reference_networks(tmp_path, model, family):
     same_state(whole.trainer, interrupted_twice(tmp_path / "parts", options, 3, 4).trainer)
 
 
+def test_batched_blocks_train_and_continue(tmp_path):
+    """Three equal blocks of five as one step: near the pipelined run, resumed to the bit."""
+    options = {**OPTIONS, "blocks": 5, "width": 6, "executor": "pipelined", "micro_batches": 4}
+    # Rounding grows in Adam, whose steps do not depend on the size of a gradient.
+    options |= {"optimizer": "sgd", "dtype": "float64", "lr": 0.05}
+    batched = {**options, "batched_blocks": True}
+    whole = Run.begin(tmp_path / "whole", batched)
+    assert list(whole.trainer.executor.stacked) == [1, 2, 3]
+    assert go(whole)
+    parts = interrupted_twice(tmp_path / "parts", batched, 3, 4)
+    same_state(whole.trainer, parts.trainer)
+    plain = Run.begin(tmp_path / "plain", options)
+    assert go(plain)
+    for name, value in plain.trainer.model.state_dict().items():
+        mine = whole.trainer.model.state_dict()[name]
+        torch.testing.assert_close(mine, value, rtol=1e-8, atol=1e-8)
+    summary = whole.finish()
+    assert summary["batched_blocks"] and "reordered arithmetic" in summary["certificate"][1]
+
+
 def test_stop_during_the_evaluation(tmp_path, monkeypatch):
     whole = Run.begin(tmp_path / "whole", OPTIONS)
     assert go(whole)

@@ -143,6 +143,11 @@ def test_options_that_do_not_fit(change, message):
         ({"executor": "graphed"}, "executor: graphed needs --device cuda, got 'cpu'"),
         ({"depth": 2}, "depth, micro-batches: need --executor pipelined"),
         ({"micro_batches": 2}, "depth, micro-batches: need --executor pipelined"),
+        ({"batched_blocks": True}, "batched-blocks: needs --executor pipelined and 2 or more"),
+        (
+            {"executor": "pipelined", "batched_blocks": True},
+            "batched-blocks: .* no two blocks are in flight; got pipelined, 1",
+        ),
         ({"executor": "pipelined", "depth": 9}, "depth: expected at most 3 blocks, got 9"),
         ({"executor": "pipelined", "depth": 0}, "depth: expected at least 1, got 0"),
         ({"executor": "pipelined", "micro_batches": 7}, "micro-batches: expected a divisor"),

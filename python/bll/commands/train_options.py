@@ -59,6 +59,13 @@ def train(
         int | None,
         typer.Option(help="Equal parts of a batch: executors, distributed. Default: 1."),
     ] = None,
+    batched_blocks: Annotated[
+        bool | None,
+        typer.Option(
+            "--batched-blocks/--no-batched-blocks",
+            help="Equal blocks in flight as one batched step (pipelined). Default: no.",
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 5.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images per step. Default: 200 (mlp), 100 (others).")
@@ -125,6 +132,7 @@ def train(
         "executor": executor,
         "depth": depth,
         "micro_batches": micro_batches,
+        "batched_blocks": batched_blocks,
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,

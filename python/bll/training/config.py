@@ -47,6 +47,8 @@ class TrainConfig:
             that torchrun started).
         depth: Blocks in flight of ``pipelined``; ``None`` for all.
         micro_batches: Equal parts that executors and ``distributed`` cut a batch into.
+        batched_blocks: Whether ``pipelined`` runs equal blocks that are in flight together as one
+            batched step (`bll.executor`), within rounding of the others.
         epochs: Passes over the training images.
         batch_size: Images per step.
         lr: Peak learning rate of the schedule.
@@ -74,6 +76,7 @@ class TrainConfig:
     executor: str = "sequential"
     depth: int | None = None
     micro_batches: int = 1
+    batched_blocks: bool = False
     epochs: int = 5
     batch_size: int = 200
     lr: float = 2e-3
@@ -149,6 +152,12 @@ class TrainConfig:
     def _check_executor(self) -> None:
         rule = self.make_rule()
         _at_least("micro-batches", self.micro_batches, 1)
+        if self.batched_blocks and (self.executor != "pipelined" or self.micro_batches == 1):
+            raise ValueError(
+                "batched-blocks: needs --executor pipelined and 2 or more --micro-batches: in a "
+                f"step of one no two blocks are in flight; got {self.executor}, "
+                f"{self.micro_batches}"
+            )
         if self.executor == "sequential":
             if self.depth not in (None, 1) or self.micro_batches != 1:
                 raise ValueError(

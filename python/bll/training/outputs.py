@@ -71,6 +71,7 @@ def summary(trainer: Trainer, energy: RunEnergy | None = None) -> dict[str, Any]
         else None,
         "depth": trainer.depth,
         "micro_batches": config.micro_batches,
+        "batched_blocks": config.batched_blocks,
         "device": config.device,
         "device_name": machine.device_name(trainer.device),
         "dtype": config.dtype,

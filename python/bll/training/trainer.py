@@ -136,6 +136,7 @@ class Trainer:
             micro_batches=self.config.micro_batches,
             threads=self.threads,
             seed=self.config.seed,
+            batched_blocks=self.config.batched_blocks,
             autocast=self.autocast,
         )
 

@@ -33,6 +33,10 @@ class GroupUpdates:
             if places:
                 self.groups[index] = places
 
+    def shares(self) -> list[tuple[BlockOptimizer, int, list[int]]]:
+        """The groups, and where their parameters stand among those of the block."""
+        return [(self.optimizer, index, places) for index, places in self.groups.items()]
+
     def step(self) -> None:
         """Update the block."""
         for index in self.groups:
