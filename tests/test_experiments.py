@@ -53,6 +53,15 @@ def test_options_of_a_plan_are_those_of_training(name):
         assert new_config(run).make_rule().name == run["rule"]
 
 
+def test_options_that_a_run_does_not_name_are_the_first_defaults():
+    from tools.experiments.first_defaults import rule_options
+
+    assert rule_options(SMALL) == {"family": "gaussian", "pool": ["mean", 4], "std": 0.5}
+    own = {"rule": "bll", "rule_options": {"family": "bernoulli", "pool": ["max", 2]}}
+    assert rule_options(own) == own["rule_options"]
+    assert rule_options({"rule": "pred", "rule_options": {}}) == {}
+
+
 def test_a_table_is_filled_and_goes_on(tmp_path, monkeypatch, capsys):
     runs = [{**SMALL, "seed": seed} for seed in (0, 1)]
     monkeypatch.setitem(plans.IMAGES, "depth", lambda: runs)

@@ -38,7 +38,9 @@ def test_a_wrapped_step_equals_the_step_written_by_hand_bit_for_bit(rule):
     for _ in range(4):
         feature = first(x)
         if rule == "bll":
-            local = bll_kernels.class_evidence_loss(feature, table, y, "gaussian", bias=bias)
+            local = bll_kernels.class_evidence_loss(
+                feature, table, y, "gaussian-precision", bias=bias
+            )
         else:
             local = bll_kernels.posterior_kl(feature, table, "bernoulli", labels=y)
         (local + functional.cross_entropy(second(feature.detach()), y)).backward()
@@ -60,6 +62,9 @@ def oracle_rows(rule, feature, table, bias, y):
         scores = (functional.softplus(a[:, None] + b) - functional.softplus(a)[:, None]).sum(2)
     elif rule == "gaussian":
         scores = (((a[:, None] + b) ** 2 - a[:, None] ** 2) / 2).sum(2)
+    elif rule == "gaussian-precision":
+        # log of the mean of N(z; b, 1) over N(z; a, 1), which is N(a; b, 2).
+        scores = -((a[:, None] - b) ** 2 / 4).sum(2)
     else:
         message = b[y]
         r = a + message
@@ -68,10 +73,13 @@ def oracle_rows(rule, feature, table, bias, y):
     return functional.cross_entropy(scores + bias.double(), y)
 
 
+#: Scores are slope * a . b_c + curvature * |b_c|^2, up to what all classes share.
+CLASSIFIERS = [("gaussian", 1.0, 0.5), ("gaussian-precision", 0.5, -0.25)]
 CASES = [
-    ("gaussian", BllRule()),
+    ("gaussian-precision", BllRule()),
+    ("gaussian", BllRule(family="gaussian")),
     ("bernoulli", BllRule(family="bernoulli")),
-    ("gaussian", DeepSupervisionRule()),
+    ("gaussian-precision", DeepSupervisionRule()),
     ("kl", BllKlRule()),
 ]
 
@@ -111,14 +119,15 @@ def test_the_feature_gets_a_gradient(rule):
         assert not message.table.requires_grad
 
 
-def test_gaussian_bll_is_a_local_linear_classifier():
+@pytest.mark.parametrize(("family", "slope", "curvature"), CLASSIFIERS)
+def test_gaussian_bll_is_a_local_linear_classifier(family, slope, curvature):
     feature, y = data((12, 10))
-    rule = BllRule()
+    rule = BllRule(family=family)
     message = rule.make_message(3, 0, None)
     message.materialize(rule.feature_spec(feature))
     table = message.table.detach()
-    message.bias.data -= table.pow(2).sum(1) / 2
-    expected = functional.cross_entropy(feature @ table.T, y)
+    message.bias.data -= curvature * table.pow(2).sum(1)
+    expected = functional.cross_entropy(slope * feature @ table.T, y)
     assert torch.isclose(rule.loss(feature, y, message, None), expected, rtol=1e-5)
 
 
@@ -137,7 +146,8 @@ def test_what_a_rule_reads_and_cuts():
 
 
 def test_rules_say_their_name_and_family():
-    assert BllRule().describe()["family"] == "gaussian"
+    assert BllRule().describe()["family"] == "gaussian-precision"
+    assert BllRule().describe()["pool"] == ["mean", 7]
     assert BllKlRule().describe() == {
         "rule": "bll-kl",
         "family": "bernoulli",

@@ -99,7 +99,7 @@ def test_same_seed_same_bits_and_another_seed_others():
 
 
 def test_families():
-    assert trained().family == "gaussian"
+    assert trained().family == "gaussian-precision"
     assert trained(dataclasses.replace(PATTERNS, family="bernoulli")).family == "bernoulli"
     assert Trainer(dataclasses.replace(PATTERNS, rule="bp"), image_data()).family is None
 

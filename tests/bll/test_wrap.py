@@ -263,9 +263,8 @@ def test_a_next_block_that_writes_in_place_gets_a_copy(rule):
     out = model(x, y)
     out.loss.backward()
     feature = functional.linear(x, model.first.weight, model.first.bias)
-    logits = feature @ model.bll.messages[0].table.T + 0.5 * model.bll.messages[0].table.pow(2).sum(
-        dim=1
-    )
+    table = model.bll.messages[0].table
+    logits = 0.5 * feature @ table.T - 0.25 * table.pow(2).sum(dim=1)
     assert torch.isclose(out.block_losses["first"], functional.cross_entropy(logits, y))
 
 
@@ -330,7 +329,8 @@ def test_metrics_and_table():
     lines = model.bll.summary().splitlines()
     assert [line.split()[0] for line in lines[:-1]] == ["block", "layer1", "layer2", "output"]
     assert lines[-1] == "in place: no nn.Sequential: the forward of ResNet calls the blocks"
-    assert model.bll.describe()["rule"] == "bll" and model.bll.describe()["family"] == "gaussian"
+    assert model.bll.describe()["rule"] == "bll"
+    assert model.bll.describe()["family"] == "gaussian-precision"
     assert isinstance(repr(model), str)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from bll.data import ImageData
 from bll.training.options import new_config
 from bll.training.trainer import Trainer, TrainingError
+from tools.experiments.first_defaults import rule_options
 
 KEY: Final = ("dataset", "model", "width", "rule", "rule_options", "blocks", "epochs", "lr", "seed")
 COLUMNS: Final = (
@@ -55,7 +56,7 @@ def train(run: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
     Raises:
         Diverged: The loss is not finite.
     """
-    config = new_config(run)
+    config = new_config({**run, "rule_options": rule_options(run)})
     trainer = Trainer(config, data)
     try:
         trainer.run(_Silent(), lambda: False)

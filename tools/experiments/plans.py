@@ -157,7 +157,8 @@ def _reversal() -> list[dict[str, Any]]:
         _with("pred"),
     ]
     every_layer = [{**form, "blocks": 20} for form in forms]
-    compared = _runs(base, [{"rule": "bp", "blocks": 1}, *local])
+    precise = {**_with("bll", family="gaussian-precision:1.0"), "blocks": 20}
+    compared = _runs(base, [{"rule": "bp", "blocks": 1}, *local, precise])
     return compared + _runs(base, [*rates, *every_layer], seeds=SEEDS[:1])
 
 

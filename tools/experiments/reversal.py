@@ -15,7 +15,9 @@ from torch import Tensor, nn
 import bll
 from bll.data.reversal import reversal_batch
 from bll.models.transformer import reversal_encoder
+from bll.training.rule_options import plain_options, rule_with_options
 from bll_kernels.optim import BlockAdam
+from tools.experiments.first_defaults import rule_options
 
 KEY: Final = ("rule", "rule_options", "blocks", "depth", "width", "lr", "seed")
 COLUMNS: Final = (
@@ -95,7 +97,7 @@ def _model(run: Mapping[str, Any], example: Tensor) -> nn.Module:
         hidden=4 * run["width"],
         blocks=run["blocks"],
     )
-    rule = bll.get_rule(run["rule"], **run["rule_options"])
+    rule = rule_with_options(run["rule"], None, plain_options(run["rule"], rule_options(run)))
     cuts = list(network.cuts)
     return bll.wrap(
         network.model, cuts, rule=rule, num_classes=10, example=example, seed=int(run["seed"])
