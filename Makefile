@@ -52,7 +52,9 @@ test-long:
 	@tail -n 1 runs/test-long.log | grep -qx "exit 0"
 
 # Autograd, op checks and compiled gradients under exactly TORCH: what a torch may change under us.
-# In an environment of its own, so that another torch is neither replaced nor in the way.
+# In an environment of its own, so that another torch is neither replaced nor in the way; its tests
+# are the CPU's, so no CUDA kernel is compiled for them.
+test-torch: export BLL_BUILD ?= cpu
 test-torch: VERSION = $(patsubst torch==%,%,$(TORCH))
 test-torch: PLACE = $(CURDIR)/build/torch-$(VERSION)
 test-torch:

@@ -13,8 +13,10 @@ from bll.distributed.attempt import fresh_store
 
 def attempt(store: HashStore, world: int, order: list[int], timeout: float = 20.0) -> list[str]:
     """Start the ranks one after the other in an order, and return what each finds under a key."""
+    # Else a rank would wait five minutes for the address of one that has given up.
+    store.set_timeout(timedelta(seconds=timeout))
     found: dict[int, str] = {}
-    errors: list[Exception] = []
+    errors: dict[int, Exception] = {}
 
     def rank_main(rank: int) -> None:
         try:
@@ -22,7 +24,7 @@ def attempt(store: HashStore, world: int, order: list[int], timeout: float = 20.
             own.set(f"address/{rank}", f"{order}")
             found[rank] = "".join(own.get(f"address/{r}").decode() for r in range(world))
         except Exception as error:
-            errors.append(error)
+            errors[rank] = error
 
     threads = [threading.Thread(target=rank_main, args=(rank,)) for rank in order]
     for thread in threads:
@@ -31,7 +33,7 @@ def attempt(store: HashStore, world: int, order: list[int], timeout: float = 20.
     for thread in threads:
         thread.join()
     if errors:
-        raise errors[0]
+        raise errors[min(errors)]
     return [found[rank] for rank in range(world)]
 
 
