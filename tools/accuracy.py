@@ -25,7 +25,16 @@ from typing import Any
 
 from bll.rules import rule_names
 
-RULES = (("bll", "gaussian"), ("bp", ""), ("bll-kl", ""), ("bll", "bernoulli"), ("bp-deepsup", ""))
+RULES = (
+    ("bll", ""),
+    ("bp", ""),
+    ("bll", "gaussian"),
+    ("bll-kl", ""),
+    ("bll", "bernoulli"),
+    ("bp-deepsup", ""),
+)
+#: Grid of rows that name a family: the default when they were first filled.
+NAMED_GRID = "mean:4"
 EPOCHS = {"mlp": 5, "resnet10": 4}
 KEY = ("dataset", "model", "rule", "asked_family", "blocks", "epochs", "seed")
 OPTIONS = ("dataset", "model", "rule", "blocks", "epochs", "seed")
@@ -99,7 +108,7 @@ def train(run: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
         if getattr(options, option) is not None:
             command += [f"--{option.replace('_', '-')}", str(getattr(options, option))]
     if run["asked_family"]:
-        command += ["--family", run["asked_family"]]
+        command += ["--family", run["asked_family"], "--rule-option", f"pool={NAMED_GRID}"]
     for directory in options.data_dir:
         command += ["--data-dir", directory]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
