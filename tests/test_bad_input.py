@@ -351,7 +351,7 @@ def test_one_row_without_a_batch(backend: str) -> None:
 def test_nested_tensors() -> None:
     """Strided by their layout, and without a shape to check."""
     nested = torch.nested.nested_tensor([A[0], A[1]], layout=torch.strided)
-    with pytest.raises(TypeError, match="^a: expected a dense tensor, got a nested tensor$"):
+    with pytest.raises(TypeError, match=r"^a: expected a dense tensor, got a nested tensor$"):
         bk.posterior_kl(nested, A, "bernoulli")
-    with pytest.raises(TypeError, match="^labels: expected a dense tensor, got a nested tensor$"):
+    with pytest.raises(TypeError, match=r"^labels: expected a dense tensor, got a nested tensor$"):
         bk.class_evidence_loss(A, TABLE, nested, "bernoulli")
