@@ -2,6 +2,7 @@
 #   make test                  everything this machine can run, but what is marked slow
 #   make test SLOW=1           with what is marked slow
 #   make TORCH=torch==2.12.0   the torch to install where none is found
+#   make test-torch TORCH=2.11.0   what depends on torch's own inside, under exactly that version
 #   make gpu [STAGE=kernels] [OUT=DIR]   on a machine with a GPU: build, test, sanitize, measure; with
 #                              the python and torch that are there, downloading nothing
 #   make gpu STAGE=table1 ARGS="--data-dir DIR"   the published accuracy table; again to go on
@@ -51,10 +52,16 @@ test-long:
 	@tail -n 1 runs/test-long.log | grep -qx "exit 0"
 
 # Autograd, op checks and compiled gradients under exactly TORCH: what a torch may change under us.
+# In an environment of its own, so that another torch is neither replaced nor in the way; its tests
+# are the CPU's, so no CUDA kernel is compiled for them.
+test-torch: export BLL_BUILD ?= cpu
+test-torch: VERSION = $(patsubst torch==%,%,$(TORCH))
+test-torch: PLACE = $(CURDIR)/build/torch-$(VERSION)
 test-torch:
-	@python=$$(sh tools/environment.sh test "$(TORCH)") && \
-	"$$python" -c 'import sys, torch; found = "torch==" + torch.__version__.split("+")[0]; \
-	    sys.exit(None if found == "$(TORCH)" else f"expected $(TORCH), found {found}")' && \
+	@[ -x "$(PLACE)/bin/python" ] || $(PYTHON) -m venv "$(PLACE)"
+	@python=$$(VIRTUAL_ENV="$(PLACE)" sh tools/environment.sh test "torch==$(VERSION)") && \
+	"$$python" -c 'import sys, torch; found = torch.__version__.split("+")[0]; \
+	    sys.exit(None if found == "$(VERSION)" else f"expected torch $(VERSION), found {found}")' && \
 	BLL_REQUIRE="$$(sh tools/required_backends.sh)" \
 	    "$$python" -m pytest $(WORKERS) -m "not long" $(ARGS) tests/test_autograd.py \
 	    tests/test_ops_registration.py tests/test_compiled_gradients.py

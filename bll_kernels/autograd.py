@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from bll_kernels.ops import op
+from bll_kernels.positional import PositionalFunction
 from bll_kernels.spec import STOPPED_LOSSES
 
 Gradients = tuple[Tensor | None, ...]
 
 
-class _FirstDerivative(torch.autograd.Function):
+class _FirstDerivative(PositionalFunction):
     """A gradient that remembers what it depends on, only to refuse to be differentiated.
 
     `torch.autograd.function.once_differentiable` looks at the upstream gradient alone, so with
@@ -58,7 +59,7 @@ def _once(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
     return wrapped
 
 
-class PairLoss(torch.autograd.Function):
+class PairLoss(PositionalFunction):
     """`pair_loss` with gradients to a and b."""
 
     @staticmethod
@@ -95,7 +96,7 @@ class PairLoss(torch.autograd.Function):
         return (grad_a if need_a else None, grad_b if need_b else None, *unused)
 
 
-class ClassLoss(torch.autograd.Function):
+class ClassLoss(PositionalFunction):
     """`class_loss` with gradients to a, table and bias."""
 
     @staticmethod
@@ -140,7 +141,7 @@ class ClassLoss(torch.autograd.Function):
         )
 
 
-class GridPool(torch.autograd.Function):
+class GridPool(PositionalFunction):
     """`grid_pool` with the gradient of the full map."""
 
     @staticmethod
@@ -164,7 +165,7 @@ class GridPool(torch.autograd.Function):
         return op(ctx.backend, "grid_pool_backward")(grad, x, *ctx.options), None, None, None
 
 
-class GramLoss(torch.autograd.Function):
+class GramLoss(PositionalFunction):
     """`gram_loss` with the gradient to x."""
 
     @staticmethod
@@ -194,7 +195,7 @@ class GramLoss(torch.autograd.Function):
         return (grad_x, *(None,) * (4 + len(ctx.options)))
 
 
-class ClassMeans(torch.autograd.Function):
+class ClassMeans(PositionalFunction):
     """`class_means` with the gradient to x."""
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,29 @@ def test_dry_run_of_the_executor(tmp_path: Path) -> None:
     assert "mlp, tiny" in (tmp_path / "gpu.md").read_text()
     timeline = json.loads((tmp_path / "timeline-mlp--tiny.json").read_text())
     assert any(event["name"] == "bll::backward::layer2" for event in timeline["traceEvents"])
+
+
+def test_dry_run_finds_the_tests(tmp_path: Path) -> None:
+    done = drive(tmp_path, "--dry-run", "--stage", "tests")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    note = json.loads((tmp_path / "gpu.json").read_text())["stages"]["tests"]["note"]
+    assert int(re.fullmatch(r"(\d+) tests collected.*", note).group(1)) >= 40
+
+
+def test_suites_on_the_gpu_must_have_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "gpu"))
+    from suite_run import run_suite
+
+    (tmp_path / "stand_in.py").write_text("ANSWER = 42\n")
+    suite = tmp_path / "some_suite.py"
+    suite.write_text("import stand_in\ndef test_it(): assert stand_in.ANSWER == 42\n")
+    run_suite(suite, tmp_path)
+    for broken in ("def test_it(): assert False\n", "import pytest\npytest.skip('no')\n"):
+        suite.write_text(broken)
+        with pytest.raises(AssertionError):
+            run_suite(suite, tmp_path)
 
 
 def test_a_failing_stage_does_not_hide_the_others(

@@ -19,7 +19,7 @@ PYTHON = """#!/bin/sh
 # Stands in for an environment's interpreter; what it "has" are files beside it.
 here=$(dirname "$0")
 case "$*" in
-  *"import torch; print"*) cat "$here/torch" ;;
+  *'version("torch")'*) cat "$here/torch" ;;
   *"import torch,bll_kernels.ops,bll"*) [ -e "$here/project" ] ;;
   *"import torch,pytest"*) [ -e "$here/torch" ] ;;
   *"import torch"*) [ -e "$here/torch" ] ;;
@@ -85,6 +85,7 @@ def test_an_existing_torch_is_kept_and_pinned(tree):
     assert pinned == "torch==2.12.1+cu130\n"
     *pinned_lines, alone = log_of(tree)
     assert all("-c build/environment/constraints.txt" in line for line in pinned_lines)
+    assert pinned_lines[0].endswith("pybind11>=2.12 torch"), "what it allows beside it counts"
     assert pinned_lines[-2].endswith("--no-build-isolation -e .[test]")
     assert "transformers" in pinned_lines[-1] and "timm" not in pinned_lines[-1]
     # Its torchvision would bring another torch.

@@ -114,6 +114,21 @@ def test_the_targets_run_what_other_tests_run():
     assert "tools/audit_wheel.py some.whl" in dry("wheel-audit", "WHEELS=some.whl")
 
 
+def test_torch_is_tried_from_the_floor_to_the_default():
+    job = load(ROOT / ".github" / "workflows" / "cpu.yml")["jobs"]["torch"]
+    versions = job["strategy"]["matrix"]["torch"]
+    makefile, project = ((ROOT / name).read_text() for name in ("Makefile", "pyproject.toml"))
+    floor = re.search(r'"torch>=([\d.]+)"', project).group(1)
+    default = re.search(r"^TORCH \?= torch==(\S+)$", makefile, re.M).group(1)
+    assert versions[0].startswith(floor + ".") and versions[-1] == default
+    for version in versions:
+        for given in (version, f"torch=={version}"):
+            text = dry("test-torch", f"TORCH={given}")
+            assert f'VIRTUAL_ENV="{ROOT}/build/torch-{version}"' in text
+            assert f'environment.sh test "torch=={version}"' in text
+            assert f'found == "{version}"' in text
+
+
 def compare(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}"} | settings
     environment["PYTHON"] = sys.executable

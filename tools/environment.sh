@@ -86,7 +86,8 @@ if ! imports "$python" torch; then
   say "installing $torch (the only large download)"
   pip install "$torch"
 fi
-version() { "$python" -c 'import torch; print(torch.__version__)'; }
+# As pip knows it: torch.__version__ may name a build (+cu130) that the package's own version does not.
+version() { "$python" -c 'from importlib.metadata import version; print(version("torch"))'; }
 before=$(version)
 "$python" - <<'END' || die "torch $before is too old: torch >= 2.11 is needed"
 import sys, torch
@@ -98,8 +99,9 @@ echo "torch==$before" >build/environment/constraints.txt
 requires=$(sed -n 's/^requires = \[\(.*\)\]$/\1/p' pyproject.toml | tr -d '" ' | tr ',' ' ')
 [ -n "$requires" ] || die "pyproject.toml: the build requirements were not found"
 say "installing build requirements: $requires"
+# With torch among them, which may have a ceiling of its own (2.11: setuptools below 82).
 # shellcheck disable=SC2086  # one word per requirement
-pip install -c build/environment/constraints.txt $requires
+pip install -c build/environment/constraints.txt $requires torch
 say "building and installing bll-kernels[$extras] in place"
 pip install -c build/environment/constraints.txt --no-build-isolation -e ".[$extras]"
 case ",$extras," in

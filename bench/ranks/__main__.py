@@ -65,7 +65,10 @@ def _timing(rank: int, setting: Setting, port: int, results: Queue[Any]) -> None
             cpu = time.process_time() - cpu
             per_step = (runner.sent() - sent) / setting.steps
             found[method].append({"wall": wall, "cpu": cpu, "bytes": per_step})
-    own = {"stage": asdict(stage_times(setting, rank)), "transfer": transfer_seconds(setting, rank)}
+    transfer, handling = transfer_seconds(setting, rank)
+    own = {
+        "stage": asdict(stage_times(setting, rank)), "transfer": transfer, "handling": handling
+    }  # fmt: skip
     results.put((rank, {"rounds": found, **own}))
     dist.barrier()
     dist.destroy_process_group()
@@ -121,9 +124,9 @@ def summarise(setting: Setting, timing: list[Any], memory: dict[str, list[Any]])
     samples = setting.steps * setting.batch
     stages = [StageTimes(**rank["stage"]) for rank in timing]
     border = 4.0 * setting.width * setting.batch / setting.micro_batches
-    # Sending and receiving cost both processors: a transfer keeps its link for as long.
+    # Sending and receiving cost both processors, beside the time that a transfer keeps its link.
     link = Link("loopback", 0.0, border / timing[0]["transfer"])
-    assumed = Conditions(link, border)
+    assumed = Conditions(link, border, handling=timing[0]["handling"])
     rows = []
     for method in METHODS:
         rounds = [rank["rounds"][method] for rank in timing]
@@ -172,6 +175,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "rows": rows,
         "stages": [rank["stage"] for rank in timing],
         "transfer_seconds": timing[0]["transfer"],
+        "handling_seconds": timing[0]["handling"],
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / f"ranks-{setting.ranks}.json").write_text(json.dumps(report, indent=1) + "\n")

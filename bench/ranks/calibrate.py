@@ -19,11 +19,21 @@ from bll_kernels.pipeline.cluster import StageTimes
 CALIBRATION: Final = 3.0
 
 
-def transfer_seconds(setting: Setting, rank: int) -> float:
-    """An output of a micro-batch from one rank to the next: half a median of 50 there and back."""
+#: Tensors sent there and back to time a transfer.
+TRANSFERS: Final = 200
+
+
+def transfer_seconds(setting: Setting, rank: int) -> tuple[float, float]:
+    """An output of a micro-batch from one rank to the next.
+
+    Returns:
+        Seconds of a transfer, half a median of the times there and back; and seconds of the
+        process's processors, all its threads together, that sending or receiving one took.
+    """
     output = torch.zeros(setting.batch // setting.micro_batches, setting.width)
     times = []
-    for _ in range(50):
+    spent = time.process_time()
+    for _ in range(TRANSFERS):
         start = time.perf_counter()
         if rank == 0:
             dist.send(output, 1)
@@ -32,8 +42,9 @@ def transfer_seconds(setting: Setting, rank: int) -> float:
             dist.recv(output, 0)
             dist.send(output, 0)
         times.append(time.perf_counter() - start)
+    spent = time.process_time() - spent
     dist.barrier()
-    return statistics.median(times) / 2
+    return statistics.median(times) / 2, spent / (2 * TRANSFERS)
 
 
 def stage_times(setting: Setting, rank: int) -> StageTimes:

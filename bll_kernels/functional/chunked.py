@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bll_kernels.autograd import _once
 from bll_kernels.ops import op
+from bll_kernels.positional import PositionalFunction
 from bll_kernels.spec import HALF_DTYPES, accumulate_dtype
 
 #: Scores of one chunk, and the rows that a chunk has at least.
@@ -165,7 +166,7 @@ def apply(loss: LinearLoss) -> Tensor:
     return value(loss)
 
 
-class ChunkedLoss(torch.autograd.Function):
+class ChunkedLoss(PositionalFunction):
     """The loss with gradients; backward makes the scores again rather than keep them."""
 
     @staticmethod

@@ -85,6 +85,8 @@ class Conditions:
         slow: By rank, the factor its work takes longer.
         jitter: Standard deviation of every duration, relative to it.
         slots: Outputs of a local rank that may be on their way.
+        handling: Seconds of its own processor that a rank spends on a tensor it sends or receives,
+            beside the time the link is kept. Zero where hardware copies by itself.
         seed: Of the jitter.
     """
 
@@ -94,6 +96,15 @@ class Conditions:
     jitter: float = 0.0
     slots: int = 2
     seed: int = 0
+    handling: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.handling < 0:
+            raise ValueError(f"handling: expected at least 0 seconds, got {self.handling}")
+
+    def handled(self, rank: int, ranks: int) -> float:
+        """Seconds a rank spends on what crosses its borders in one direction, per micro-batch."""
+        return self.handling * ((rank > 0) + (rank + 1 < ranks))
 
     @property
     def occupied(self) -> float:
@@ -202,7 +213,7 @@ def _local(
             if rank + 1 < ranks and index >= conditions.slots:
                 start = max(start, taken[rank][index - conditions.slots])
             began[rank] = start
-            sent = start + clock.take(rank, work.forward)
+            sent = start + clock.take(rank, work.forward + conditions.handled(rank, ranks))
             if rank + 1 < ranks:
                 going = max(sent, link_free[rank], asked[rank + 1])
                 link_free[rank] = going + conditions.occupied
@@ -235,6 +246,7 @@ class _Backprop:
         self.clock = clock
         self.count = micro_batches
         ranks = len(times)
+        self.handled = [conditions.handled(rank, ranks) for rank in range(ranks)]
         self.inputs: list[list[float]] = [[] for _ in range(ranks)]
         self.inputs[0] = [0.0] * micro_batches
         self.gradients: list[list[float]] = [[] for _ in range(ranks)]
@@ -267,7 +279,8 @@ class _Backprop:
             and self.inputs[rank][forwards] <= now
         ):
             work = self.times[rank]
-            end = now + self.clock.take(rank, work.forward + (0.0 if after else work.loss))
+            loss = 0.0 if after else work.loss
+            end = now + self.clock.take(rank, work.forward + loss + self.handled[rank])
             self.done[rank][0] += 1
             self._busy_until(rank, end)
             if after:
@@ -281,7 +294,8 @@ class _Backprop:
     def _backward(self, rank: int, now: float) -> None:
         work = self.times[rank]
         split = self.schedule == "zero-bubble"
-        end = now + self.clock.take(rank, work.backward_input if split else work.backward)
+        own = work.backward_input if split else work.backward
+        end = now + self.clock.take(rank, own + self.handled[rank])
         self.done[rank][1] += 1
         self.done[rank][2] += 0 if split else 1
         self._busy_until(rank, end)

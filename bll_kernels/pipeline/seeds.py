@@ -12,4 +12,5 @@ def forward_seed(seed: int, micro_batch: int, blocks: int, block: int) -> int:
         blocks: Blocks of the whole network.
         block: Index of the block.
     """
-    return (seed * 1_000_003 + micro_batch) * blocks + block
+    # A large seed stays within what a generator takes; others are not changed.
+    return ((seed * 1_000_003 + micro_batch) * blocks + block) % 2**63

@@ -61,7 +61,7 @@ class BackwardPath(nn.Module):
             weight = self.weight(name)
             if weight.is_meta:
                 continue
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + index) % 2**63)
             bound = 1 / math.sqrt(weight[0].numel())
             weight.copy_((2 * torch.rand(weight.shape, generator=generator) - 1) * bound)
 

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from bll.backward_path import BackwardPath
@@ -22,7 +21,7 @@ from bll.losses import Previous, error_loss, local_loss
 from bll.output import LocalOutput
 from bll.rules.base import Rule
 from bll.shallow import warn_of_shallow_blocks
-from bll.step import Step, detached_copy, total_loss
+from bll.step import Step, detached_copy, map_tensors, total_loss
 from bll.table import block_records, block_text
 from bll.tokens import TokenOptions
 
@@ -74,7 +73,7 @@ class LocalLearning(nn.Module):
         self.messages = nn.ModuleList()
         if rule.local:
             for index in range(len(blocks) - 1):
-                message = rule.make_message(num_classes, seed * 1_000_003 + index, device)
+                message = rule.make_message(num_classes, (seed * 1_000_003 + index) % 2**63, device)
                 if message is not None:
                     self.messages.append(message)
         for message, following in pairwise(self._own_messages()):
@@ -184,14 +183,14 @@ class LocalLearning(nn.Module):
         elif self.rule.local:
             step.losses[block.name] = self._local_loss(index, output, step.labels, step.handed_on)
         if "input" in self.rule.reads:
-            step.handed_on = tree_map_only(Tensor, Tensor.detach, output)
+            step.handed_on = map_tensors(Tensor.detach, output)
         if step.earlier is not None:
             step.earlier.begin_block()
         if self.rule.cuts:
             hand_on = detached_copy if block.hands_on_copy else Tensor.detach
-            return tree_map_only(Tensor, hand_on, output)
+            return map_tensors(hand_on, output)
         if self.rule.local and block.hands_on_copy:
-            return tree_map_only(Tensor, Tensor.clone, output)
+            return map_tensors(Tensor.clone, output)
         return None
 
     def block_loss(self, index: int, output: Any, labels: Tensor, handed_on: Any = None) -> Tensor:

@@ -6,12 +6,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from bll.features import latents, select_logits
 from bll.feedback import Message
 from bll.handle import LocalLearning
 from bll.hooks import wrapped_handle
+from bll.step import map_tensors
 
 
 def predict(model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
@@ -112,7 +112,7 @@ class _Keep:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         """Keep the output, which stays as it is."""
-        copied = tree_map_only(Tensor, Tensor.clone, output) if self.copies else output
+        copied = map_tensors(Tensor.clone, output) if self.copies else output
         self.outputs[self.index] = copied
 
 

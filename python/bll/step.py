@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from bll.cutting import EarlierTensorsCut
 
@@ -21,6 +23,16 @@ class Step:
         # Output of the block before, for rules that read it.
         self.handed_on: Any = None
         self.earlier = EarlierTensorsCut() if cut_tensors else None
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], output: Any) -> Any:
+    """Return what a module returned, with the function's result in place of every tensor.
+
+    Most modules return one tensor, and walking a tree takes much longer than detaching it.
+    """
+    if isinstance(output, Tensor):
+        return function(output)
+    return tree_map_only(Tensor, function, output)
 
 
 def detached_copy(tensor: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bll.cutting import EarlierTensorsCut
 from bll.hooks import remove_hooks
 from bll.meta import meta_copy, prepare_for_trace, tensors_to_meta
+from bll.step import map_tensors
 
 ResultT = TypeVar("ResultT")
 
@@ -198,7 +199,7 @@ class _CutRecorder:
             self.earlier.begin_block()
         # A copy is handed on, so that a later write in place neither hides in the block's own
         # graph nor breaks its gradient; the copy's version counter tells of the write.
-        handed = tree_map_only(Tensor, self._hand_on, output)
+        handed = map_tensors(self._hand_on, output)
         if self.trace.finished:
             self.trace.replayed.append(self.name)
             return handed

@@ -51,5 +51,22 @@ def contrast(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, 
     wrong = (own + torch.randint(1, classes, own.shape, device=own.device)) % classes
     shown = [handle.rule.show(inputs, chosen, classes) for chosen in (own, wrong)]
     ignored = torch.full_like(own, IGNORE_INDEX)
-    rows = torch.stack([*shown, inputs], 1).flatten(0, 1)
+    shape = (3 * len(inputs), *inputs.shape[1:])
+    rows = torch.empty(
+        shape, dtype=inputs.dtype, device=inputs.device, memory_format=_memory_format(inputs)
+    )
+    for place, part in enumerate((*shown, inputs)):
+        if part.shape != inputs.shape:
+            raise ValueError(
+                f"inputs: expected the rule to show labels in inputs of shape "
+                f"{list(inputs.shape)}, it returned {list(part.shape)}"
+            )
+        rows[place::3] = part
     return rows, torch.stack([ignored, ignored, own], 1).flatten()
+
+
+def _memory_format(inputs: Tensor) -> torch.memory_format:
+    """The memory format that convolutions see in images."""
+    images = inputs.dim() == 4 and not inputs.is_contiguous()
+    channels_last = images and inputs.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format

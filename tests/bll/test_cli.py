@@ -75,6 +75,24 @@ def test_every_option_reaches_the_run(tmp_path):
     assert {name: summary[name] for name in expected} == expected
 
 
+def test_blocks_may_be_named(tmp_path):
+    words = split(
+        "train --dataset digits --model resnet10 --width 2 --epochs 1 --batch-size 300 --quiet"
+        " --blocks stem,stage2,stage3 --out"
+    )
+    assert main([*words, str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["blocks"] == 4 and summary["cuts"] == ["stem", "stage2", "stage3"]
+    assert main([*words, str(tmp_path), "--resume"]) == 0
+    assert main([*words[:-2], "stem,stage3", "--resume", "--out", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize("more", ["--executor pipelined", "--rule fa"])
+def test_the_largest_seed(tmp_path, more):
+    words = [*FAST, *split(more), "--seed", str(2**63 - 1), "--quiet", "--out", str(tmp_path)]
+    assert main(words) == 0
+
+
 BAD_OPTIONS = {
     "unknown command": (["fly"], "fly"),
     "unknown option": ([*FAST, "--lanes", "2"], "--lanes"),
@@ -109,6 +127,23 @@ BAD_OPTIONS = {
     "unknown device": ([*FAST, "--device", "toaster", "--out", "OUT"], "toaster"),
     "absent device": ([*FAST, "--device", "cuda:99", "--out", "OUT"], "cuda:99 is not there"),
     "no blocks": ([*FAST, "--blocks", "0", "--out", "OUT"], "blocks: expected at least 1"),
+    "unknown end of a block": (
+        [*FAST, "--model", "resnet10", "--blocks", "stem,stage7", "--out", "OUT"],
+        "blocks: expected names of modules (such as stem, stage1, stage2, stage3, stage4, pool, "
+        "flatten, head), got 'stage7'",
+    ),
+    "ends in another order": (
+        [*FAST, "--model", "resnet10", "--blocks", "stage2,stage1", "--out", "OUT"],
+        "stage1",
+    ),
+    "end named twice": (
+        [*FAST, "--model", "resnet10", "--blocks", "stem,stem", "--out", "OUT"],
+        "blocks: expected a number or different names of modules, got ['stem', 'stem']",
+    ),
+    "ends of an mlp": (
+        [*FAST, "--blocks", "block1", "--out", "OUT"],
+        "blocks: mlp expects a number of blocks, got ['block1']",
+    ),
     "too many blocks": (
         [*FAST, "--model", "resnet10", "--blocks", "5", "--out", "OUT"],
         "blocks: expected 1 to 4",

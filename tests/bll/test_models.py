@@ -97,6 +97,13 @@ def test_four_blocks_of_a_residual_network_are_its_stages():
             assert build_network(name, IMAGE, 10).cuts == ("stage1", "stage2", "stage3")
 
 
+def test_blocks_may_end_where_modules_are_named():
+    ends = ("stem", "stage1", "stage2.0", "stage3")
+    network = build_network("resnet18", IMAGE, 10, blocks=ends, width=2)
+    assert network.cuts == ends
+    assert build_network("vgg8b", IMAGE, 10, blocks=["conv2"], width=2).cuts == ("conv2",)
+
+
 def test_mlp_has_two_linear_layers_per_block():
     model = build_network("mlp", IMAGE, 10, blocks=3, width=32).model
     for block in model.children():
@@ -112,6 +119,8 @@ def test_mlp_has_two_linear_layers_per_block():
         ("resnet10", {"blocks": 5}, "blocks: expected 1 to 4 .*, got 5"),
         ("resnet10", {"blocks": 0}, "blocks: expected 1 to 4 .*, got 0"),
         ("resnet10", {"width": -1}, "width: expected at least 1, got -1"),
+        ("resnet10", {"blocks": ["stem", "stage9"]}, "such as stem, stage1, .*, got 'stage9'"),
+        ("mlp", {"blocks": ["block1"]}, "mlp expects a number of blocks, got .'block1'."),
         ("vgg8b", {"blocks": 9}, "blocks: expected 1 to 8 .the layers., got 9"),
         ("vgg8b", {"width": 0}, "width: expected at least 1, got 0"),
     ],

@@ -67,6 +67,16 @@ def test_a_recipe_is_read(tmp_path):
     assert isinstance(recipe.options["lr"], float)
 
 
+def test_ends_of_blocks_by_name(tmp_path):
+    path = tmp_path / "recipe.toml"
+    named = SMALL.replace("blocks = 2", 'model = "resnet10"\nblocks = ["stem", "stage1"]')
+    path.write_text(named)
+    assert read_recipe(path).options["blocks"] == ("stem", "stage1")
+    path.write_text(named.replace('"stage1"]', "1]"))
+    with pytest.raises(RecipeError, match=r"different names of modules, got \['stem', 1\]"):
+        read_recipe(path)
+
+
 def test_one_run_for_every_seed(tmp_path, small):
     assert bll("--recipe", small, "--out", tmp_path / "out") == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"seed-3", "seed-5"}

@@ -61,7 +61,8 @@ def test_rules_learn_easy_images(rule):
 @pytest.mark.parametrize("model", ["mlp", "resnet10"])
 def test_dtypes(model, dtype):
     config = dataclasses.replace(PATTERNS, model=model, dtype=dtype, blocks=2, epochs=12)
-    trainer = trained(config)
+    # Not 8x8: with AMX, torch's bfloat16 convolution of stride 2 on a 1x1 map has random gradients.
+    trainer = trained(config, image_data(shape=(1, 16, 16)))
     expected = torch.float64 if dtype == "float64" else torch.float32
     assert {p.dtype for p in trainer.model.parameters()} == {expected}
     assert trainer.history[-1].test_accuracy > 60.0

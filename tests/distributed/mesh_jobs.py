@@ -77,3 +77,23 @@ def two_by_two(rank: int, world: int, *, steps: int, rule: str) -> dict[str, Any
         stage.step(x[half], labels[half])
     stage.gather()
     return {"model": {k: v.tolist() for k, v in model.state_dict().items()}, "names": stage.names}
+
+
+def backwards(rank: int, world: int, *, steps: int) -> dict[str, Any]:
+    """A pipeline that begins at the last rank."""
+    from torch.distributed.device_mesh import DeviceMesh
+
+    model = jobs.network()
+    stage = bll.distributed.stage(
+        model,
+        jobs.adam,
+        example=torch.zeros(1, jobs.FEATURES),
+        micro_batches=4,
+        seed=5,
+        timeout=60.0,
+        mesh=DeviceMesh("cpu", torch.arange(world).flip(0)[None]),
+    )
+    for x, labels in jobs.batches(steps, 32):
+        stage.step(x if rank == world - 1 else None, labels)
+    stage.gather()
+    return {**jobs.outcome(model, stage.optimizers), "stage": stage.layout.stage}

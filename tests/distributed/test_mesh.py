@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import jobs
 import mesh_jobs
 import pytest
 import torch
+import torch.distributed as dist
 from launch import run_ranks, values
 
 import bll
@@ -51,6 +54,25 @@ def test_two_replicas_equal_the_whole_batch(rule: str) -> None:
             # Adam divides by the root of the gradient's square: small ones round visibly.
             torch.testing.assert_close(got, want, rtol=1e-3, atol=2e-5)
         assert name not in trained or not torch.equal(want, start[name])
+
+
+def test_a_mesh_in_another_order_is_followed_or_refused() -> None:
+    """Torch 2.11 sorts the ranks of every group; bits are those of one process elsewhere."""
+    ended = run_ranks(mesh_jobs.backwards, 2, steps=4)
+    if "sort_ranks" not in inspect.signature(dist.new_group).parameters:
+        for rank in ended:
+            assert rank.error is not None
+            name, message, _ = rank.error
+            assert name == "ValueError" and "mesh: expected ranks that ascend" in message
+            assert "got [[1, 0]]" in message
+        return
+    ranks = values(ended)
+    assert [rank["stage"] for rank in ranks] == [1, 0]
+    model = jobs.network()
+    run = bll.executor(model, jobs.adam, micro_batches=4, seed=5)
+    for x, labels in jobs.batches(4, 32):
+        run.step(x, labels)
+    assert all(rank["model"] == jobs.outcome(model, run.optimizers)["model"] for rank in ranks)
 
 
 def test_layout() -> None:

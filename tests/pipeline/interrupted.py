@@ -12,8 +12,19 @@ from local_blocks import adam, data, network
 from bll_kernels.pipeline.executor import Executor
 
 
+def tell_what_was_lost(lost: sys.UnraisableHookArgs) -> None:
+    """Python drops an interrupt that meets it in the callback of a weak reference."""
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        print("lost", flush=True)
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main(moments: int) -> None:
     """Both modes take turns."""
+    # A shell's background processes begin with interrupts ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.unraisablehook = tell_what_was_lost
     executors = [
         Executor(network(0, 4, 32), adam, mode=mode) for mode in ("pipelined", "sequential")
     ]

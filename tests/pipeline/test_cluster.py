@@ -87,6 +87,20 @@ def test_latency_delays_the_first_and_not_the_pace() -> None:
     assert back.step_seconds > (4 + 2) * 3.0 + 4 * 0.25 - 1e-9
 
 
+def test_handling_costs_the_ranks_themselves() -> None:
+    """A rank in the middle handles two tensors per micro-batch and direction, an end one."""
+    hands = Conditions(handling=0.25)
+    for ranks, most in ((1, 0), (2, 1), (4, 2)):
+        got = run_cluster("local", [LAYER] * ranks, hands, micro_batches=4, batches=8)
+        assert got.step_seconds == pytest.approx(4 * (2.0 + most * 0.25))
+    for schedule in ("gpipe", "1f1b"):
+        got = run_cluster(schedule, [LAYER] * 2, hands, micro_batches=8)
+        assert got.step_seconds == pytest.approx((8 + 2 - 1) * (3.0 + 2 * 0.25))
+    bubble = run_cluster("zero-bubble", [LAYER] * 2, hands, micro_batches=8)
+    # The last rank begins after one forward, and never waits again.
+    assert bubble.step_seconds == pytest.approx(1.25 + 8 * 3.5)
+
+
 def test_stragglers_set_the_pace() -> None:
     for schedule in ("local", "1f1b"):
         ideal = run_cluster(schedule, [LAYER] * 4, micro_batches=32)
@@ -119,6 +133,8 @@ def test_failures() -> None:
 
 
 def test_bad_input() -> None:
+    with pytest.raises(ValueError, match="handling: expected at least 0 seconds, got -1"):
+        Conditions(handling=-1.0)
     with pytest.raises(ValueError, match="schedule: expected one of local, gpipe"):
         run_cluster("2f2b", [LAYER], micro_batches=1)
     with pytest.raises(ValueError, match="batches: expected at least 1 of each, got 1, 0, 4"):

@@ -14,7 +14,15 @@ if triton_backend.MISSING is not None and "triton" not in REQUIRED:
 import triton
 import triton.language as tl
 
-from bench.compile_report import TARGETS, Row, cases, compile_launch, pair_cases, report
+from bench.compile_report import (
+    TARGETS,
+    Row,
+    cases,
+    compile_launch,
+    pair_cases,
+    report,
+    stack_accesses,
+)
 from bll_kernels.backends.triton import (
     class_kernels,
     gram_kernels,
@@ -40,18 +48,33 @@ def test_the_detector_detects() -> None:
     with launch.recording() as found:
         launch.launch(crowded, 1, 1, out_ptr=torch.zeros(1), BLOCK=8192)
     row = compile_launch("crowded", found[0], 90)
-    assert row.stack > 0 and row.spills > 0
+    assert row.stack > 0 and row.spills > 0 and row.spilled
+
+
+def machine_code(*lines: str) -> str:
+    return "".join(
+        f"        /*{16 * i:04x}*/    {line} ;   /* 0x0 */\n" for i, line in enumerate(lines)
+    )
+
+
+def test_predicates_in_memory_are_told_from_spilled_values() -> None:
+    """As ptxas 12.8 writes it; a register that has been overwritten holds no predicates."""
+    kept = ("P2R R0, PR, RZ, 0x8", "S2UR UR5, SR_CgaCtaId", "STL [R1], R0", "@P0 LDL.LU R3, [R1]")
+    assert stack_accesses(machine_code(*kept)) == (0, 1)
+    assert stack_accesses(machine_code(kept[0], "FADD R0, R1, R2", *kept[2:])) == (2, 0)
+    assert stack_accesses(machine_code(*kept, "STL.64 [R1+0x8], R4")) == (1, 1)
+    assert stack_accesses(machine_code(*kept, "@!P1 LDL R7, [R1+0x8]")) == (1, 1)
 
 
 #: Most registers a thread may take; 128 for the kernels not named. Up to 168, three programs of
-#: four warps fit a multiprocessor.
-REGISTERS = {"pair_elements": 168, "group_tiles": 200, "group_sweeps": 232, "class_softmax": 168}
+#: four warps fit a multiprocessor; up to 255, two do (group_tiles takes 203 from Triton 3.6).
+REGISTERS = {"pair_elements": 168, "group_tiles": 208, "group_sweeps": 232, "class_softmax": 168}
 
 
 def check(rows: list[Row]) -> None:
     assert {row.target for row in rows} == set(TARGETS)
     for row in rows:
-        assert row.stack == 0 and row.spills == 0, row
+        assert not row.spilled, row
         assert row.registers <= REGISTERS.get(row.kernel, 128), row
 
 

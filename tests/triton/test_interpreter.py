@@ -39,3 +39,31 @@ def test_interpreted(suite: Path) -> None:
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
+
+
+def test_loops_are_right_with_and_without_the_repair_of_triton_3_6() -> None:
+    code = (
+        "import torch, triton, bll_kernels\n"
+        "from bll_kernels.backends import triton as backend\n"
+        "x, labels = torch.arange(600.0).view(300, 2), torch.arange(300) % 3\n"
+        "def means():\n"
+        "    with bll_kernels.use_backend('triton'):\n"
+        "        return bll_kernels.class_means(x, labels, 3)[0]\n"
+        "expected = torch.stack([x[c::3].mean(0) for c in range(3)])\n"
+        "old = tuple(map(int, triton.__version__.split('.')[:2])) < (3, 7)\n"
+        "assert backend.REPAIRS_LOOPS is old\n"
+        "torch.testing.assert_close(means(), expected)\n"
+        "from bll_kernels.backends.triton import interpreter_triton\n"
+        "for _ in range(2):\n"
+        "    interpreter_triton.repair()\n"
+        "    torch.testing.assert_close(means(), expected)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=FOLDER.parent.parent,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]

@@ -100,6 +100,49 @@ def _remedies() -> list[dict[str, Any]]:
     return compared + _runs(RESNET, others, seeds=SEEDS[:1])
 
 
+#: The four forms of `_remedies` that are worth comparing elsewhere.
+_FORMS: Final = (
+    _with("bp"),
+    _with("bll"),
+    _with("bll", pool=["mean", 7]),
+    _with("bll", pool=["mean", 7], family="gaussian-precision:1.0"),
+)
+
+
+def _wide() -> list[dict[str, Any]]:
+    """Whether what helps a narrow network for two epochs helps a wider one for four."""
+    base = RESNET | {"width": 16, "epochs": 4, "lr": 5e-3}
+    return _runs(base, _FORMS)
+
+
+def _cuts() -> list[dict[str, Any]]:
+    """One network of eight residual units, cut into ever more blocks."""
+    base = RESNET | {"model": "resnet18", "width": 4, "lr": 5e-3}
+    forms = [{**form, "blocks": blocks} for blocks in (2, 4, 8) for form in _FORMS[1:]]
+    return _runs(base, [{**_FORMS[0], "blocks": 1}, *forms])
+
+
+def _shallow() -> list[dict[str, Any]]:
+    """A first block of the stem alone, in the ways a user may cut it, and what may repair it."""
+    base = RESNET | {"lr": 5e-3}
+    stages = ("stage1", "stage2", "stage3")
+    ends = {"apart": ("stem", *stages), "within": stages, "alone": ("stem", *stages[1:])}
+    precise = _FORMS[-1]
+    forms = [{**form, "blocks": end} for end in ends.values() for form in (_with("bll"), precise)]
+    repairs = [
+        {**form, "blocks": ends["apart"]}
+        for form in (
+            _with("bll", pool=["mean", 14], family="gaussian-precision:1.0"),
+            _with("dgl"),
+            _with("pred-sim"),
+            _with("bll", feedback="chained"),
+        )
+    ]
+    deeper = [{"model": "vgg8b", **precise, "blocks": blocks} for blocks in (2, 4, 8)]
+    layers = _runs(base | {"width": 8}, [{"model": "vgg8b", **_with("bp"), "blocks": 1}, *deeper])
+    return _runs(base, forms) + _runs(base, repairs, seeds=SEEDS[:1]) + layers
+
+
 def _reversal() -> list[dict[str, Any]]:
     base = {**reversal.FIXED, "rule_options": {}, "depth": 20, "width": 64, "lr": 1e-3}
     local = [{"rule": "bll", "blocks": blocks} for blocks in (20, 10, 5, 4, 2, 1)]
@@ -125,6 +168,9 @@ IMAGES: Final = {
     "scale": _scale,
     "feedback": _feedback,
     "remedies": _remedies,
+    "wide": _wide,
+    "cuts": _cuts,
+    "shallow": _shallow,
 }
 SEQUENCES: Final = {"reversal": _reversal}
 NAMES: Final = (*IMAGES, *SEQUENCES)

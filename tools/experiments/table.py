@@ -121,7 +121,12 @@ def missing(table: Table, runs: Iterable[Mapping[str, Any]]) -> list[Mapping[str
 
 
 def cell(value: Any) -> str:
-    """A value as it stands in the file: tables as JSON, nothing for None and an empty table."""
+    """A value as it stands in the file.
+
+    Tables are JSON, names stand with commas; nothing stands for None and for an empty table.
+    """
     if isinstance(value, Mapping):
         return json.dumps(dict(value), sort_keys=True) if value else ""
+    if isinstance(value, tuple):
+        return ",".join(value)
     return "" if value is None else str(value)

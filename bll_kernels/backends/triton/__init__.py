@@ -19,19 +19,34 @@ OLDEST: Final = (3, 6)
 INTERPRETED: Final = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
 
 
-def _missing() -> str | None:
+def _version() -> str | None:
     try:
-        version = importlib.metadata.version("triton")
+        return importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _is_before(version: str, floor: tuple[int, int]) -> bool:
+    return tuple(int(part) for part in version.split(".")[:2]) < floor
+
+
+_VERSION: Final = _version()
+
+
+def _missing() -> str | None:
+    if _VERSION is None:
         return "Triton is not installed (pip install 'bll-kernels[triton]')"
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-        return f"Triton {version} is older than {'.'.join(map(str, OLDEST))}"
+    if _is_before(_VERSION, OLDEST):
+        return f"Triton {_VERSION} is older than {'.'.join(map(str, OLDEST))}"
     return None
 
 
 #: Why the kernels cannot even be compiled; None where they can. A constant, like the next, so
 #: that compiled graphs see it.
 MISSING: Final = _missing()
+
+#: Whether loops need `interpreter_triton.repair` before the first launch.
+REPAIRS_LOOPS: Final = INTERPRETED and _VERSION is not None and _is_before(_VERSION, (3, 7))
 
 #: Why CUDA tensors cannot be served; None where they can. Nothing here asks the driver.
 FAILURE: Final = MISSING or (

@@ -7,6 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from . import REPAIRS_LOOPS
+
+if REPAIRS_LOOPS:
+    from . import interpreter_triton
+
+    interpreter_triton.repair()
+
 
 class Tile(NamedTuple):
     """What one program works on, and with how many warps."""

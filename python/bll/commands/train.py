@@ -37,6 +37,14 @@ def rule_options(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def block_ends(text: str) -> int | tuple[str, ...]:
+    """Return the number of blocks, or the names that ``--blocks NAME,NAME`` gives."""
+    text = text.strip()
+    if text.lstrip("+-").isdecimal():
+        return int(text)
+    return tuple(name.strip() for name in text.split(","))
+
+
 def train(
     given: Mapping[str, Any],
     out: Path,

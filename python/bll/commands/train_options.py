@@ -26,7 +26,13 @@ def train(
     model: Annotated[
         str | None, typer.Option(help="mlp, resnet10, resnet18, resnet50 or vgg8b. Default: mlp.")
     ] = None,
-    blocks: Annotated[int | None, typer.Option(help="Number of blocks. Default: 4.")] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|NAME,...",
+            help="Number of blocks, or names of the modules that end all but the last. Default: 4.",
+        ),
+    ] = None,
     rule: Annotated[
         str | None, typer.Option(help="Learning rule; docs/rules.md lists them. Default: bll.")
     ] = None,
@@ -111,14 +117,14 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Train a network block-locally (or by backpropagation) and write results to --out."""
-    from bll.commands.train import rule_options
+    from bll.commands.train import block_ends, rule_options
     from bll.commands.train import train as run
 
     options = {
         "dataset": dataset,
         "data_dirs": tuple(data_dir) if data_dir else None,
         "model": model,
-        "blocks": blocks,
+        "blocks": block_ends(blocks) if blocks is not None else None,
         "rule": rule,
         "family": family,
         "rule_options": rule_options(rule_option) if rule_option else None,

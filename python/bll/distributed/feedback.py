@@ -1,4 +1,4 @@
-"""Messages from the last rank down to the first, on a group in the opposite order.
+"""Messages from the last rank down to the first, on a group of their own.
 
 A rule whose message to a block is computed from the next block's message needs a way down: this
 one. It depends on labels and messages only, never on activations, so both directions are under way
@@ -21,7 +21,7 @@ class FeedbackChain:
     """One rank's link of a chain of messages.
 
     Args:
-        group: The ranks, last block first (`Groups.feedback`).
+        group: The ranks, first block first (`Groups.feedback`).
         like: A message in shape and dtype of what this rank gets from the rank above, on the
             blocks' device; None on the last block's rank, which gets none.
         step: Computes this rank's message, which goes on down, from the labels and the message
@@ -44,9 +44,8 @@ class FeedbackChain:
         self.step = step
         self.slots = slots
         self.traffic = Traffic() if traffic is None else traffic
-        self.position = dist.get_rank(group)
-        self.members = dist.get_world_size(group)
-        if (like is None) != (self.position == 0):
+        self.stage = dist.get_rank(group)
+        if (like is None) != (self.stage == dist.get_world_size(group) - 1):
             raise ValueError("like: expected a tensor on every rank but the last block's")
         self._coming: deque[tuple[dist.Work | None, Tensor]] = deque()
         self._sent: deque[tuple[dist.Work, Tensor]] = deque()
@@ -57,9 +56,9 @@ class FeedbackChain:
             return
         buffer = self.like.new_empty(self.like.shape)
         try:
-            work = dist.irecv(buffer, group=self.group, group_src=self.position - 1)
+            work = dist.irecv(buffer, group=self.group, group_src=self.stage + 1)
         except RuntimeError as error:
-            raise LostPeer(self._stage(self.position - 1)) from error
+            raise LostPeer(self.stage + 1) from error
         self._coming.append((work, buffer))
 
     def pass_on(self, labels: Tensor) -> Tensor:
@@ -79,15 +78,15 @@ class FeedbackChain:
                 self.ask()
             work, above = self._coming.popleft()
             if work is not None:
-                wait(work, self._stage(self.position - 1), self.traffic)
+                wait(work, self.stage + 1, self.traffic)
         message = self.step(labels, above).detach().contiguous()
-        if self.position + 1 < self.members:
+        if self.stage > 0:
             while len(self._sent) >= self.slots:
                 self._wait()
             try:
-                work = dist.isend(message, group=self.group, group_dst=self.position + 1)
+                work = dist.isend(message, group=self.group, group_dst=self.stage - 1)
             except RuntimeError as error:
-                raise LostPeer(self._stage(self.position + 1)) from error
+                raise LostPeer(self.stage - 1) from error
             if work is not None:
                 self._sent.append((work, message))
             self.traffic.bytes_sent += message.numel() * message.element_size()
@@ -100,8 +99,4 @@ class FeedbackChain:
 
     def _wait(self) -> None:
         work, _ = self._sent.popleft()
-        wait(work, self._stage(self.position + 1), self.traffic)
-
-    def _stage(self, position: int) -> int:
-        """Place in the pipeline of a place in the chain."""
-        return self.members - 1 - position
+        wait(work, self.stage - 1, self.traffic)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -55,7 +57,7 @@ class Groups:
     Attributes:
         everyone: Every rank of the layout.
         pipeline: The ranks of this pipeline, first stage first: activations.
-        feedback: The same ranks, last stage first: messages.
+        feedback: The same ranks in the same order: messages on their way down.
         replicas: The replicas of this rank's stage, or None without data parallelism.
     """
 
@@ -106,7 +108,8 @@ def find_layout(mesh: DeviceMesh | None) -> Layout:
 
     Raises:
         RuntimeError: There is no process group.
-        ValueError: The mesh is not two-dimensional, or leaves ranks out.
+        ValueError: The mesh is not two-dimensional, leaves ranks out, or has them in an order that
+            this torch cannot give a group.
     """
     if not dist.is_initialized():
         raise RuntimeError(
@@ -123,8 +126,26 @@ def find_layout(mesh: DeviceMesh | None) -> Layout:
                 f"got shape {list(mesh.mesh.shape)}"
             )
         rows = tuple(tuple(row) for row in mesh.mesh.tolist())
+        lines = (*rows, *zip(*rows, strict=True))
+        if not _keeps_order() and any(list(line) != sorted(line) for line in lines):
+            raise ValueError(
+                "mesh: expected ranks that ascend along both dimensions (torch "
+                f"{torch.__version__} sorts the ranks of a group), got {mesh.mesh.tolist()}"
+            )
     found = [(i, row.index(rank)) for i, row in enumerate(rows) if rank in row]
     return Layout(rows, *found[0])
+
+
+def _keeps_order() -> bool:
+    """Whether a group can have its ranks in any order; torch 2.11 sorts them."""
+    return "sort_ranks" in inspect.signature(dist.new_group).parameters
+
+
+def _new_group(ranks: Sequence[int], limit: timedelta) -> ProcessGroup:
+    """A group with the ranks in this order."""
+    if list(ranks) == sorted(ranks):
+        return dist.new_group(list(ranks), timeout=limit)
+    return dist.new_group(list(ranks), timeout=limit, sort_ranks=False)
 
 
 def make_groups(layout: Layout, timeout: float) -> Groups:
@@ -134,10 +155,10 @@ def make_groups(layout: Layout, timeout: float) -> Groups:
     everyone = dist.new_group(ranks, timeout=limit)
     pipelines, feedbacks, columns = [], [], []
     for row in layout.rows:
-        pipelines.append(dist.new_group(list(row), timeout=limit, sort_ranks=False))
-        feedbacks.append(dist.new_group(list(row[::-1]), timeout=limit, sort_ranks=False))
+        pipelines.append(_new_group(row, limit))
+        feedbacks.append(_new_group(row, limit))
     for column in zip(*layout.rows, strict=True):
-        columns.append(dist.new_group(list(column), timeout=limit, sort_ranks=False))
+        columns.append(_new_group(column, limit))
     return Groups(
         everyone,
         pipelines[layout.replica],

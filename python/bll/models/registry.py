@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import nn
+
 from bll.balance import balanced_ends
 from bll.models.cost import multiply_adds
 from bll.models.mlp import mlp
@@ -52,6 +56,16 @@ def _resnet_cuts(model: ResNet, image_shape: Shape, blocks: int) -> tuple[str, .
     return tuple(units[end] for end in balanced_ends(costs, blocks))
 
 
+def _named_cuts(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """The modules named as ends of blocks, which must exist; `bll.wrap` checks their order."""
+    known = dict(model.named_modules())
+    for name in names:
+        if name not in known or not name:
+            some = ", ".join(child for child, _ in model.named_children())
+            raise ValueError(f"blocks: expected names of modules (such as {some}), got {name!r}")
+    return tuple(names)
+
+
 def _check_width(width: int | None) -> None:
     if width is not None and width < 1:
         raise ValueError(f"width: expected at least 1, got {width}")
@@ -62,7 +76,7 @@ def build_network(
     image_shape: Shape,
     num_classes: int,
     *,
-    blocks: int = 4,
+    blocks: int | Sequence[str] = 4,
     width: int | None = None,
 ) -> Network:
     """Reference network ``name``, initialised from torch's global random state.
@@ -73,7 +87,8 @@ def build_network(
         num_classes: Number of logits.
         blocks: Number of blocks. It sets the depth of ``mlp``; a residual network keeps its depth
             and is cut after its stages (4 blocks) or between residual units; ``vgg8b`` is cut
-            between its layers.
+            between its layers. Or the names of the modules that end blocks, all but the last one,
+            in their order; ``mlp``, whose depth is a number of blocks, takes no names.
         width: Hidden units of ``mlp`` (default 256), or channels of a residual network's first
             stage (default 16 for ``resnet10``, 64 for the others) or of the first convolution of
             ``vgg8b`` (default 128).
@@ -82,15 +97,21 @@ def build_network(
         ValueError: An argument is out of its range.
     """
     if name == "mlp":
+        if not isinstance(blocks, int):
+            raise ValueError(f"blocks: mlp expects a number of blocks, got {list(blocks)}")
         return mlp(image_shape, num_classes, blocks=blocks, width=256 if width is None else width)
     if name == "vgg8b":
         _check_width(width)
         vgg = Vgg8b(image_shape, num_classes, 128 if width is None else width)
-        return Network(vgg, _vgg_cuts(vgg, image_shape, blocks))
+        if isinstance(blocks, int):
+            return Network(vgg, _vgg_cuts(vgg, image_shape, blocks))
+        return Network(vgg, _named_cuts(vgg, blocks))
     if name not in RESNETS:
         raise ValueError(f"model: expected one of {', '.join(MODEL_NAMES)}, got {name!r}")
     shape = RESNETS[name]
     _check_width(width)
     channels = shape.width if width is None else width
     model = ResNet(shape, image_shape[0], num_classes, channels)
-    return Network(model, _resnet_cuts(model, image_shape, blocks))
+    if isinstance(blocks, int):
+        return Network(model, _resnet_cuts(model, image_shape, blocks))
+    return Network(model, _named_cuts(model, blocks))

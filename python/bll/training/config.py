@@ -34,7 +34,7 @@ class TrainConfig:
         dataset: Name of the image set.
         data_dirs: Directories searched for its files, in order.
         model: Name of the reference network.
-        blocks: Number of blocks.
+        blocks: Number of blocks, or names of the modules that end all but the last one.
         rule: Learning rule.
         family: Exponential family of the rule's messages; ``None`` for the rule's default.
         rule_options: Other options of the rule, as text or values (`plain_options`); held as
@@ -68,7 +68,7 @@ class TrainConfig:
     dataset: str
     data_dirs: tuple[str, ...] = ()
     model: str = "mlp"
-    blocks: int = 4
+    blocks: int | tuple[str, ...] = 4
     rule: str = "bll"
     family: str | None = None
     rule_options: dict[str, Any] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class TrainConfig:
         _one_of("model", self.model, MODEL_NAMES)
         _one_of("executor", self.executor, EXECUTORS)
         _one_of("dtype", self.dtype, DTYPES)
-        _at_least("blocks", self.blocks, 1)
+        self._check_blocks()
         _at_least("epochs", self.epochs, 1)
         _at_least("batch-size", self.batch_size, 1)
         _at_least("threads", self.threads, 0)
@@ -112,6 +112,24 @@ class TrainConfig:
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"lr: expected a positive number, got {self.lr:g}")
         self._check_optimizer()
+
+    def _check_blocks(self) -> None:
+        if isinstance(self.blocks, int):
+            _at_least("blocks", self.blocks, 1)
+            return
+        object.__setattr__(self, "blocks", tuple(self.blocks))
+        names = all(isinstance(name, str) and name for name in self.blocks)
+        if not names or len(set(self.blocks)) != len(self.blocks) or not self.blocks:
+            raise ValueError(
+                f"blocks: expected a number or different names of modules, got {list(self.blocks)}"
+            )
+        if self.model == "mlp":
+            raise ValueError(f"blocks: mlp expects a number of blocks, got {list(self.blocks)}")
+
+    @property
+    def block_count(self) -> int:
+        """Number of blocks."""
+        return self.blocks if isinstance(self.blocks, int) else len(self.blocks) + 1
 
     def _check_optimizer(self) -> None:
         _one_of("schedule", self.schedule, tuple(SCHEDULES))
@@ -151,8 +169,10 @@ class TrainConfig:
             raise ValueError("depth: with --distributed it is the number of ranks")
         if self.depth is not None:
             _at_least("depth", self.depth, 1)
-            if self.depth > self.blocks:
-                raise ValueError(f"depth: expected at most {self.blocks} blocks, got {self.depth}")
+            if self.depth > self.block_count:
+                raise ValueError(
+                    f"depth: expected at most {self.block_count} blocks, got {self.depth}"
+                )
         if self.batch_size % self.micro_batches:
             raise ValueError(
                 f"micro-batches: expected a divisor of the batch size {self.batch_size}, "

@@ -61,7 +61,7 @@ def summary(trainer: Trainer, energy: RunEnergy | None = None) -> dict[str, Any]
         "rule": config.rule,
         "family": trainer.family,
         "rule_options": config.rule_options,
-        "blocks": config.blocks,
+        "blocks": config.block_count,
         "cuts": list(trainer.cuts),
         "width": config.width,
         "executor": config.executor,
@@ -130,8 +130,8 @@ def write_results(out: Path, trainer: Trainer, energy: RunEnergy | None = None) 
     config = trainer.config
     options = f" ({options_text(config.rule_options)})" if config.rule_options else ""
     title = (
-        f"{config.dataset}, {config.model}, {config.blocks} blocks, rule {config.rule}{options}, "
-        f"seed {config.seed}, {config.dtype} on {config.device}"
+        f"{config.dataset}, {config.model}, {config.block_count} blocks, "
+        f"rule {config.rule}{options}, seed {config.seed}, {config.dtype} on {config.device}"
     )
     write_atomically(out / CURVES, draw_curves(trainer.history, title))
     results = summary(trainer, energy)

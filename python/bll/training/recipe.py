@@ -63,11 +63,15 @@ def read_recipe(path: Path) -> Recipe:
         if key not in expected:
             known = ", ".join(sorted([*expected, "seed", "seeds"]))
             raise RecipeError(f"{path}: {key}: no such option; expected one of {known}")
+        if key == "blocks" and isinstance(value, list):
+            continue  # names of modules, which the configuration checks
         if not _fits(value, expected[key]):
             raise RecipeError(f"{path}: {key}: expected {_WORDS[expected[key]]}, got {value!r}")
     options: dict[str, Any] = {
         key: float(value) if expected[key] is float else value for key, value in table.items()
     }
+    if isinstance(options.get("blocks"), list):
+        options["blocks"] = tuple(options["blocks"])
     if "dataset" not in options:
         raise RecipeError(f"{path}: dataset: expected the name of an image set, it is missing")
     try:
