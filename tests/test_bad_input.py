@@ -346,3 +346,12 @@ def test_one_row_without_a_batch(backend: str) -> None:
     assert value.shape == ()
     want = bk.class_evidence_loss(row[None], TABLE, label[None], "bernoulli")
     torch.testing.assert_close(value, want)
+
+
+def test_nested_tensors() -> None:
+    """Strided by their layout, and without a shape to check."""
+    nested = torch.nested.nested_tensor([A[0], A[1]], layout=torch.strided)
+    with pytest.raises(TypeError, match=r"^a: expected a dense tensor, got a nested tensor$"):
+        bk.posterior_kl(nested, A, "bernoulli")
+    with pytest.raises(TypeError, match=r"^labels: expected a dense tensor, got a nested tensor$"):
+        bk.class_evidence_loss(A, TABLE, nested, "bernoulli")

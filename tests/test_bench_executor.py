@@ -37,3 +37,21 @@ def test_every_depth_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     conditions = json.loads(path.with_suffix(".json").read_text())
     assert conditions["options"]["blocks"] == 3
     assert {"load_average_before", "processor", "commit", "versions"} <= set(conditions)
+
+
+def test_workers_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from bench.executor.workers import GOALS, OURS, main, ratios
+
+    words = ["--blocks", "3", "--width", "8", "--batch-size", "16", "--batches", "3"]
+    assert main(["--out", str(tmp_path), *words, "--rounds", "3"]) == 0
+    result = json.loads((tmp_path / "workers-3-8-16.json").read_text())
+    assert set(result["ratios"]) == set(GOALS)
+    assert set(result["ms_per_batch"]) == {OURS, *GOALS}
+    assert all(value > 0 for value in result["ms_per_batch"].values())
+    assert len(result["load_average"]) == 2 and result["options"]["width"] == 8
+    seconds = {OURS: [1.0, 2.0, 1.0], "one worker": [1.6, 3.0, 2.0]}
+    seconds["two intra-op threads"] = [1.0, 2.0, 1.04]
+    found = ratios(seconds)
+    assert found["one worker"]["ratio"] == 1.6 and found["one worker"]["reached"]
+    assert not found["two intra-op threads"]["reached"]

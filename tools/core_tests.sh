@@ -24,4 +24,4 @@ cmake -S . -B build/cmake -DBLL_OBJECTS="$objects" >build/cmake.log 2>&1 &&
     tail -n 40 build/cmake.log
     exit 1
   }
-ctest --test-dir build/cmake --output-on-failure
+ctest --test-dir build/cmake -j 2 --output-on-failure

@@ -44,8 +44,10 @@ SUPPORT = (
     "and `downstream` (gradients of later blocks). The executor may run blocks apart, in any "
     "depth and with the bits of one block at a time, only where nothing of other blocks is read. "
     "One block at a time (depth 1) it also runs what reads `next` or `next-feedback`, whose "
-    "version is then that of the ordinary loop. It refuses the rest, since what a block reads "
-    "would be changed meanwhile or is not there yet.",
+    "version is then that of the ordinary loop. With several in flight `next-feedback` has a lane "
+    "of its own, and messages are as many updates older as the certificate says "
+    "([pipeline.md](pipeline.md)). It refuses the rest, since what a block reads would be changed "
+    "meanwhile or is not there yet.",
 )
 
 
@@ -83,6 +85,8 @@ def support_table() -> str:
         refused = f"refused: reads {', '.join(foreign)}"
         in_turn = refused if rule.reads & TOO_LATE else "exact"
         apart = refused if foreign else "exact"
+        if foreign == ["next-feedback"]:
+            apart = "stale, in a feedback lane"
         reads = ", ".join(sorted(rule.reads))
         rows.append([label, reads, "yes" if rule.cuts else "no", "yes", in_turn, apart])
     columns = (

@@ -53,8 +53,8 @@ def grid_pool_backward(grad: Tensor, x: Tensor, kind: str, grid: int) -> Tensor:
             target += upstream / count
         elif kind == "max":
             first = cell.flatten(2).argmax(-1, keepdim=True)
-            mask = torch.zeros_like(cell.flatten(2)).scatter_(2, first, 1.0)
-            target += upstream * mask.reshape(cell.shape)
+            found = torch.zeros_like(cell.flatten(2), dtype=torch.bool).scatter_(2, first, True)
+            target += torch.where(found.reshape(cell.shape), upstream, 0)
         elif count > 1 and cell.numel():
             centred = cell - cell.mean((2, 3), keepdim=True)
             std = cell.std((2, 3), keepdim=True)

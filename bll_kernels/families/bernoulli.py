@@ -39,11 +39,11 @@ def _kl(h: Tensor, c: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     c1, c0 = c * q, -c * p
     u = p * excess(c1) + q * excess(c0)
     log_z, flipped_c, flipped_h = _log_ratio(other, c, h)
-    direct = torch.where(
-        flipped_h <= 0,
-        flipped_c * torch.sigmoid(flipped_h),
-        other.abs() - flipped_c * torch.sigmoid(-flipped_h),
-    )
+    pulled = flipped_c * torch.sigmoid(flipped_h)
+    across = other.abs() - flipped_c * torch.sigmoid(-flipped_h)
+    # An infinite message is not to be taken from itself.
+    across = torch.where(other.isinf(), pulled - flipped_h, across)
+    direct = torch.where(flipped_h <= 0, pulled, across)
     small = c.abs() < 1
     value = torch.where(small, torch.log1p(u), (direct - log_z).clamp_min(0))
     series_grad = p * (excess(c1) - torch.exp(-c1) * u / (1 + u))
@@ -74,7 +74,9 @@ class Bernoulli(NaturalMessage):
             log_z, _, flipped_r = _log_ratio(a, b, r)
             # In the flipped frame A(r) - A(a) is log1p(z), plus r where r crossed zero; flipping
             # back adds b.
-            log_evidence = log_z + flipped_r.clamp_min(0) + torch.where(a > 0, b, 0)
+            crossed = flipped_r > 0
+            beside = torch.where(a > 0, torch.where(crossed, -a, b), torch.where(crossed, r, 0))
+            log_evidence = log_z + beside
             value = torch.where(b.abs() < 1, kl - b * torch.sigmoid(r), -log_evidence)
             grad_a, grad_b = -shift, -torch.sigmoid(r)
         return PairTerms(value.sum(-1), grad_a, grad_b)

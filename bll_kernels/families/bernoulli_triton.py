@@ -83,7 +83,7 @@ def terms(a, b, tilt, unused1, unused2, LOSS: tl.constexpr):
         mean = (rise * ir + ea * ia) * 0.5 - shift * balance * b * _asymmetry(b, balance, shift)
         back = tl.where(flipped, b, 0.0)
         near = b * mean - back
-        far = tl.where(above, r, 0.0) + log_ratio - back
+        far = tl.where(above, tl.where(flipped, a, r), -back) + log_ratio
         value = -tl.where(small, near, far)
         grad_a = -shift
         grad_b = -tl.where(flipped, fall, rise) * ir
@@ -99,8 +99,8 @@ def terms(a, b, tilt, unused1, unused2, LOSS: tl.constexpr):
             grad_a = tl.where(tl.abs(b) < 1.0, near, posterior_variance * b - shift)
             grad_b = posterior_variance * message
     else:
-        # At a = 0 the two sides agree; |b| / 2 also says so of an infinite message.
-        drift = tl.where(a == 0.0, tl.abs(b) * 0.5, tl.where(above, r, 0.0) - b * (ea * ia))
+        # No difference of an infinite message and itself.
+        drift = tl.where(above, a + b * ia, -b * (ea * ia))
         value = tl.where(small, b * shift * (0.5 - skew), drift + log_ratio)
         value = tl.where(value < 0.0, 0.0, value)
         if LOSS == "reverse_kl":

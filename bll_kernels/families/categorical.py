@@ -23,8 +23,13 @@ def _sum(x: Tensor) -> Tensor:
 
 
 def _weighted(p: Tensor, x: Tensor) -> Tensor:
-    """p x with 0 x = 0, so that a masked class (a = -inf) contributes nothing."""
-    return torch.where(p > 0, p * x, p * 0)
+    """p x with 0 inf = 0, so that a masked class (a = -inf) contributes nothing; NaN stays."""
+    return torch.where((p > 0) | x.isnan(), p * x, p * 0)
+
+
+def _origin(x: Tensor) -> Tensor:
+    """Where messages may count from: not from an infinite one."""
+    return torch.where(x.isinf(), 0, x)
 
 
 def _tilt_form(p: Tensor, c: Tensor, loss: str) -> PairTerms:
@@ -83,11 +88,13 @@ class Categorical(NaturalMessage):
         p = torch.softmax(a, -1)
         # Messages count from that of alpha's likeliest element, so that their mean keeps its
         # digits when alpha is all but certain.
-        anchor = b.gather(-1, a.argmax(-1, keepdim=True))
+        anchor = _origin(b.gather(-1, a.argmax(-1, keepdim=True)))
         message = b - anchor
         centre = _sum(_weighted(p, message))
+        if not loss.startswith("reverse"):  # whose value an element with b = -inf makes infinite
+            centre = _origin(centre)
         c = message - centre
-        tame = c.amax(-1, keepdim=True) <= 32
+        tame = (c.amax(-1, keepdim=True) <= 32) & (c.amin(-1, keepdim=True) > -torch.inf)
         tilt = _tilt_form(p, torch.where(tame, c, 0), loss)
         direct = _direct_form(a, message, p, centre, loss)
         value, grad_a, grad_b = (torch.where(tame, x, y) for x, y in zip(tilt, direct, strict=True))
@@ -102,7 +109,7 @@ class Categorical(NaturalMessage):
         logits, messages = a.unflatten(-1, (-1, group)), b.unflatten(-1, (-1, group))
         # Counted from one element, so that large messages that differ little keep their digits.
         likeliest = logits.argmax(-1, keepdim=True)
-        posterior = logits + (messages - messages.gather(-1, likeliest))
+        posterior = logits + (messages - _origin(messages.gather(-1, likeliest)))
         return torch.softmax(logits, -1).flatten(-2), torch.softmax(posterior, -1).flatten(-2)
 
     def message_log_norm(self, b: Tensor, *, group: int) -> LogNorm:

@@ -35,8 +35,14 @@ def options(tau: float, tilt: float, loss: str) -> tuple[float, float, float]:
 
 @triton.jit
 def weighted(p, x):
-    """p x with 0 x = 0: a masked element (a = -inf) contributes nothing."""
-    return tl.where(p > 0.0, p * x, p * 0.0)
+    """p x with 0 inf = 0: a masked element (a = -inf) contributes nothing. NaN stays NaN."""
+    return tl.where((p > 0.0) | (x != x), p * x, p * 0.0)
+
+
+@triton.jit
+def origin(x):
+    """Where messages may count from: not from an infinite one."""
+    return tl.where(tl.abs(x) == float("inf"), 0.0, x)
 
 
 @triton.jit

@@ -31,12 +31,17 @@ def _shape(x: Tensor) -> str:
     return str(tuple(x.shape))
 
 
+def _check_dense(name: str, x: Tensor) -> None:
+    if x.layout != torch.strided or x.is_nested:
+        kind = "a nested tensor" if x.is_nested else f"layout {x.layout}"
+        raise TypeError(f"{name}: expected a dense tensor, got {kind}")
+
+
 def check_float_tensor(name: str, x: object) -> Tensor:
     """A dense tensor of a supported floating dtype."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
-    if x.layout != torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got layout {x.layout}")
+    _check_dense(name, x)
     if x.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{name}: expected float64, float32, bfloat16 or float16, got {x.dtype}")
     return x
@@ -82,8 +87,7 @@ def check_labels(
     """Integer class labels of the batch shape, returned as int64."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(labels).__name__}")
-    if labels.layout != torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got layout {labels.layout}")
+    _check_dense(name, labels)
     if labels.dtype not in LABEL_DTYPES:
         raise TypeError(f"{name}: expected an integer dtype, got {labels.dtype}")
     check_same_device(name, labels, a, a_name)

@@ -29,6 +29,33 @@ class StepResult:
     output: Tensor
 
 
+def split_batch(x: Tensor, labels: Tensor, count: int) -> list[Batch]:
+    """The micro-batches of a batch.
+
+    Args:
+        x: [batch, ...].
+        labels: [batch, ...].
+        count: How many.
+
+    Raises:
+        TypeError: one is no tensor.
+        ValueError: the batch is empty or does not divide, or the numbers of samples differ.
+    """
+    for name, value in (("x", x), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+        if value.dim() == 0:
+            raise ValueError(f"{name}: expected a batch of samples, got a tensor without axes")
+    size = len(x)
+    if len(labels) != size:
+        raise ValueError(f"labels: expected {size}, one per sample, got {len(labels)}")
+    if size == 0 or size % count:
+        raise ValueError(f"x: expected a batch that divides into {count} parts, got {size}")
+    if count == 1:
+        return [(x, labels)]
+    return list(zip(x.chunk(count), labels.chunk(count), strict=True))
+
+
 class Block(Protocol):
     """A block of a network with its local loss; the executor knows no `nn.Module`.
 

@@ -18,6 +18,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from bll_kernels.pipeline.block import LOCAL_READS, Block
+from bll_kernels.pipeline.feedback import FeedbackPath, lag, lane_versions
 from bll_kernels.pipeline.schedule import Kind, Op, pipelined
 
 #: Reads of all blocks behind.
@@ -103,21 +104,40 @@ def staleness(
 
 
 def certify(
-    blocks: Sequence[Block], *, depth: int, micro_batches: int = 1, slots: int = 2
+    blocks: Sequence[Block],
+    *,
+    depth: int,
+    micro_batches: int = 1,
+    slots: int = 2,
+    feedback: FeedbackPath | None = None,
 ) -> list[Certificate]:
     """Says for every block which version of what it reads a schedule shows it.
 
     A block sees its micro-batches in order and updates after the last one of a batch, so what is
     its own has the same version in every schedule.
 
+    Args:
+        blocks: The blocks.
+        depth: Blocks in flight.
+        micro_batches: Micro-batches of a batch.
+        slots: Buffers between two blocks.
+        feedback: What runs in a feedback lane and serves "next-feedback".
+
     Raises:
         ValueError: a block reads something unknown.
     """
     names = [block.name for block in blocks]
     found = []
+    lane = lane_versions(len(blocks), depth, micro_batches, BATCHES, slots)
     for index, block in enumerate(blocks):
         worst, reasons = 0, []
         for read in sorted(block.reads - LOCAL_READS):
+            if read == "next-feedback" and feedback is not None:
+                owners = range(index + 1, feedback.blocks)
+                older = {owner: lag(lane, owner) for owner in owners}
+                worst = max([worst, *older.values()])
+                reasons += [f"feedback lane: {names[k]}, {_state(by)}" for k, by in older.items()]
+                continue
             for owner in _owners(read, index, names):
                 by = staleness(
                     index,
@@ -128,12 +148,15 @@ def certify(
                     slots=slots,
                 )
                 worst = max(worst, abs(by))
-                state = f"{by} older" if by > 0 else f"{-by} newer" if by else "the same"
-                reasons.append(f"{read}: {names[owner]}, {state}")
+                reasons.append(f"{read}: {names[owner]}, {_state(by)}")
         reads = ", ".join(sorted(block.reads & LOCAL_READS - {"input"}))
         why = f"reads its own input, parameters and {reads}"
         found.append(Certificate(block.name, worst, "; ".join([why, *reasons])))
     return found
+
+
+def _state(by: int) -> str:
+    return f"{by} older" if by > 0 else f"{-by} newer" if by else "the same"
 
 
 def reordered(found: Sequence[Certificate], blocks: Collection[int]) -> list[Certificate]:
@@ -161,18 +184,20 @@ def _owners(read: str, index: int, names: Sequence[str]) -> Collection[int]:
     )
 
 
-def refuse_what_cannot_run(blocks: Sequence[Block], depth: int) -> None:
+def refuse_what_cannot_run(blocks: Sequence[Block], depth: int, *, feedback: bool = False) -> None:
     """Refuses reads of other blocks' parameters that no worker could do.
 
     Workers keep to the order of a schedule only where its operations depend on each other. A read
-    of another block's parameters would therefore meet their update half done.
+    of another block's parameters would therefore meet their update half done. "next-feedback" is
+    served from copies where there is a feedback lane.
 
     Raises:
         ValueError: a block needs gradients of later blocks, which come after its own step; or reads
             parameters of other blocks while several are in flight.
     """
     for block in blocks:
-        foreign = ", ".join(sorted(block.reads - LOCAL_READS))
+        served = {"next-feedback"} if feedback else set()
+        foreign = ", ".join(sorted(block.reads - LOCAL_READS - served))
         if block.reads & TOO_LATE:
             raise ValueError(
                 f"blocks: {block.name!r} reads {foreign}: gradients from behind it, for which no "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bll_kernels.pipeline.batched import Stack
 from bll_kernels.pipeline.batched_run import BatchedRun, stack_of
-from bll_kernels.pipeline.block import Batch, Block, StepResult
+from bll_kernels.pipeline.block import Batch, Block, StepResult, split_batch
 from bll_kernels.pipeline.certificate import (
     Certificate,
     certify,
@@ -22,6 +22,7 @@ from bll_kernels.pipeline.certificate import (
 )
 from bll_kernels.pipeline.choice import Choice
 from bll_kernels.pipeline.device import Device, default_device
+from bll_kernels.pipeline.feedback import FeedbackPath, FeedbackRun, lane_versions
 from bll_kernels.pipeline.graphed import CaptureError, GraphedSteps
 from bll_kernels.pipeline.run import Run
 from bll_kernels.pipeline.schedule import pipelined
@@ -74,6 +75,8 @@ class Executor:
             within rounding only. Needs mode "pipelined", and then works in the calling thread, or
             the current stream of a GPU; compiled where `local_step` says so. Blocks that draw
             random numbers are refused at the first batch: one batched draw has one stream.
+        feedback: What serves "next-feedback" from a lane of its own, where several blocks are in
+            flight in mode "pipelined": messages are then older than with one, see `certificate`.
         device: Where the blocks work; by default the GPU of their parameters, or None, the CPU.
 
     Raises:
@@ -95,6 +98,7 @@ class Executor:
         seed: int = 0,
         local_step: str = "auto",
         batched_blocks: bool = False,
+        feedback: FeedbackPath | None = None,
         device: Device | None = None,
     ) -> None:
         names = [block.name for block in blocks]
@@ -111,10 +115,16 @@ class Executor:
         self.depth = 1 if mode == "sequential" else len(names) if depth is None else depth
         # Checks the numbers, before anything is made.
         pipelined(len(names), depth=self.depth, micro_batches=micro_batches, slots=slots)
+        has_lane = mode == "pipelined" and self.depth > 1 and not batched_blocks
+        self.feedback = feedback if has_lane else None
         self.certificate: list[Certificate] = certify(
-            blocks, depth=self.depth, micro_batches=micro_batches, slots=slots
+            blocks,
+            depth=self.depth,
+            micro_batches=micro_batches,
+            slots=slots,
+            feedback=self.feedback,
         )
-        refuse_what_cannot_run(blocks, self.depth)
+        refuse_what_cannot_run(blocks, self.depth, feedback=self.feedback is not None)
         self.blocks = list(blocks)
         self.mode = mode
         self.micro_batches = micro_batches
@@ -271,23 +281,14 @@ class Executor:
             steps = watcher.watch(self.blocks, steps)
         return steps
 
-    def split(self, x: Tensor, labels: Tensor) -> list[Batch]:
-        """The micro-batches of a batch.
+    def feedback_run(self, parts: int) -> FeedbackRun | None:
+        """The feedback lane of a run of so many micro-batches; None: there is no such lane."""
+        if self.feedback is None:
+            return None
+        count, parallel = len(self.blocks), self.micro_batches
+        versions = lane_versions(count, self.depth, parallel, parts // parallel, self.slots)
+        return FeedbackRun(self.feedback, versions, count)
 
-        Raises:
-            TypeError: one is no tensor.
-            ValueError: the batch is empty or does not divide, or the numbers of samples differ.
-        """
-        for name, value in (("x", x), ("labels", labels)):
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-            if value.dim() == 0:
-                raise ValueError(f"{name}: expected a batch of samples, got a tensor without axes")
-        size, count = len(x), self.micro_batches
-        if len(labels) != size:
-            raise ValueError(f"labels: expected {size}, one per sample, got {len(labels)}")
-        if size == 0 or size % count:
-            raise ValueError(f"x: expected a batch that divides into {count} parts, got {size}")
-        if count == 1:
-            return [(x, labels)]
-        return list(zip(x.chunk(count), labels.chunk(count), strict=True))
+    def split(self, x: Tensor, labels: Tensor) -> list[Batch]:
+        """The micro-batches of a batch; see `split_batch`."""
+        return split_batch(x, labels, self.micro_batches)

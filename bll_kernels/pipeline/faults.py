@@ -7,7 +7,15 @@ from bll_kernels.pipeline.schedule import Kind
 
 def note(error: BaseException, block: str, kind: Kind, micro_batch: int) -> None:
     """Adds a note that says in which block, operation and micro-batch an error was raised."""
-    text = f"in block {block!r}, {kind.value} of micro-batch {micro_batch}"
+    _add(error, f"in block {block!r}, {kind.value} of micro-batch {micro_batch}")
+
+
+def note_feedback(error: BaseException, batch: int) -> None:
+    """Adds a note that says that an error was raised in the feedback lane."""
+    _add(error, f"in the feedback lane, at batch {batch}")
+
+
+def _add(error: BaseException, text: str) -> None:
     notes = getattr(error, "__notes__", None)
     if notes is None:
         # What BaseException.add_note does from Python 3.11 on.

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from bll_kernels.pipeline.block import Batch, StepResult
 from bll_kernels.pipeline.draws import drawing_forward
-from bll_kernels.pipeline.faults import note
+from bll_kernels.pipeline.faults import note, note_feedback
+from bll_kernels.pipeline.feedback import FeedbackRun
 from bll_kernels.pipeline.schedule import Kind, pipelined
 from bll_kernels.pipeline.worker import Worker
 
@@ -46,6 +47,7 @@ class Run:
         self.done: set[tuple[int, int]] = set()
         self.losses: dict[tuple[int, int], Tensor] = {}
         self.error: BaseException | None = None
+        self.feedback = executor.feedback_run(len(inputs)) if mode == "pipelined" else None
 
     def execute(self) -> None:
         """Runs everything, and raises what a block raised first."""
@@ -70,6 +72,8 @@ class Run:
         )
         workers = self._workers()
         try:
+            if self.feedback is not None:
+                self.feedback.begin()
             for worker in workers:
                 worker.start()
             for worker in workers:
@@ -82,6 +86,9 @@ class Run:
             self.taken = len(self.steps)
             self.error = None
             raise
+        finally:
+            if self.feedback is not None:
+                self.feedback.path.end()
         error, self.error = self.error, None
         try:
             if error is not None:
@@ -111,7 +118,34 @@ class Run:
             with torch.no_grad():
                 self._work()
 
-        return [Worker(work, f"bll-worker-{i}") for i in range(self.executor.depth)]
+        found = [Worker(work, f"bll-worker-{i}") for i in range(self.executor.depth)]
+        if self.feedback is not None:
+            found.append(Worker(partial(self._feedback_lane, self.feedback), "bll-feedback"))
+        return found
+
+    def _feedback_lane(self, feedback: FeedbackRun) -> None:
+        """What comes down to the blocks, batch by batch, as soon as its weights are published."""
+        torch.set_num_threads(self.executor.threads)
+        for batch in range(len(feedback.versions)):
+
+            def may_go_on(batch: int = batch) -> bool:
+                return self.error is not None or feedback.is_ready(batch)
+
+            with self.changed:
+                self.changed.wait_for(may_go_on)
+                if self.error is not None:
+                    return
+            try:
+                with torch.no_grad():
+                    feedback.run(batch)
+            except BaseException as error:
+                note_feedback(error, batch)
+                self._fail(error)
+                return
+            with self.changed:
+                for over in feedback.over():
+                    feedback.release(over)
+                self.changed.notify_all()
 
     def _work(self) -> None:
         while True:
@@ -132,6 +166,9 @@ class Run:
     def _ready(self, block: int, micro_batch: int) -> bool:
         last = len(self.executor.blocks) - 1
         freed = micro_batch - self.executor.slots
+        batch = micro_batch // self.executor.micro_batches
+        if self.feedback is not None and batch >= self.feedback.fed:
+            return self.error is not None
         return self.error is not None or (
             (block == 0 or (block - 1, micro_batch) in self.outputs)
             and (micro_batch == 0 or (block, micro_batch - 1) in self.done)
@@ -179,7 +216,10 @@ class Run:
         """
         step = self.local_steps[index]
         doing = Kind.FORWARD
+        batch, part = divmod(micro_batch, self.executor.micro_batches)
         try:
+            if self.feedback is not None and part == 0:
+                self.feedback.receive(index, batch)
             if self.executor.draws[index] is False:
                 output, saved = step.forward(x, labels)
             else:
@@ -194,8 +234,10 @@ class Run:
             step.backward(saved)
             del saved
             doing = Kind.UPDATE
-            if (micro_batch + 1) % self.executor.micro_batches == 0:
+            if part + 1 == self.executor.micro_batches:
                 step.update()
+                if self.feedback is not None:
+                    self.feedback.publish(index, batch)
         except BaseException as error:
             note(error, self.executor.blocks[index].name, doing, micro_batch)
             # Whoever keeps the error keeps this frame; it must not keep the activations.

@@ -7,10 +7,17 @@ are these orders and no others:
 * a forward begins after the forward whose output it reads;
 * a forward begins after the local step that read the slot it writes to;
 * every lane begins after the caller's work so far, and the caller goes on after every lane.
+
+Where feedback has a lane of its own, there are three more:
+
+* the feedback of a batch begins after the updates whose weights it reads were published;
+* a block begins a batch after that batch's feedback;
+* memory of what came down is given back in the feedback lane after every block has received it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,7 +28,8 @@ from torch import Tensor
 from bll_kernels.pipeline.block import Batch, StepResult
 from bll_kernels.pipeline.device import Device, Lane, Mark
 from bll_kernels.pipeline.draws import drawing_forward
-from bll_kernels.pipeline.faults import note
+from bll_kernels.pipeline.faults import note, note_feedback
+from bll_kernels.pipeline.feedback import FeedbackRun
 from bll_kernels.pipeline.schedule import Kind, pipelined
 
 if TYPE_CHECKING:
@@ -71,6 +79,10 @@ class StreamRun:
         self.sent: dict[Place, Mark] = {}
         self.done: dict[Place, Mark] = {}
         self.results: list[StepResult] = []
+        self.feedback = executor.feedback_run(len(inputs))
+        self.feedback_lane = None if self.feedback is None else device.lane(executor.depth)
+        self.fed: dict[int, Mark] = {}
+        self.received: dict[Place, Mark] = {}
 
     def execute(self) -> list[StepResult]:
         """Runs everything; the results may be used in the caller's lane.
@@ -79,26 +91,83 @@ class StreamRun:
             Exception: what a block raised first, noted; nothing is under way then.
         """
         try:
+            if self.feedback is not None:
+                # In the caller's lane, as everything before the run.
+                self.device.launch(self.device.caller(), self.feedback.begin)
             self.issue()
             self.device.settle()
         except BaseException:
             # References are about to be dropped out of turn: no lane may still be at work.
             self.device.synchronize()
             raise
+        finally:
+            if self.feedback is not None:
+                self.feedback.path.end()
         return self.results
 
     def issue(self) -> None:
         """Launches everything, the results included, in the order of the schedule."""
         begin = self.device.record(self.device.caller())
-        for lane in {id(lane): lane for lane in self.lanes}.values():
+        lanes = [*self.lanes, *([] if self.feedback_lane is None else [self.feedback_lane])]
+        for lane in {id(lane): lane for lane in lanes}.values():
             self._await_caller(lane, begin)
         for block, micro_batch in self.order:
+            if self.feedback is not None and micro_batch % self.executor.micro_batches == 0:
+                self._issue_feedback(self.feedback, block, micro_batch)
             self._issue_local_step(block, micro_batch)
         caller = self.device.caller()
         last = len(self.inputs) - 1
         for block in range(len(self.lanes)):
             self._join(caller, self.done[block, last])
         self.device.launch(caller, self._collect)
+
+    def _issue_feedback(self, feedback: FeedbackRun, block: int, micro_batch: int) -> None:
+        """A block is about to begin a batch; with the first block the batch's feedback is due."""
+        count = self.executor.micro_batches
+        batch = micro_batch // count
+        if block == 0:
+            for owner in feedback.owners:
+                version = feedback.versions[batch][owner]
+                if version > 0:
+                    self._await_published(self.done[owner, version * count - 1])
+            over = self._received_by_all()
+            for before in over:
+                for reader in range(len(self.lanes)):
+                    self._await_received(self.received.pop((reader, before)))
+            self.device.launch(self.feedback_lane, partial(self._feed, feedback, batch, over))
+            self.fed[batch] = self.device.record(self.feedback_lane)
+        lane = self.lanes[block]
+        self._await_feedback(lane, self.fed[batch])
+        self.device.launch(lane, partial(self._receive, feedback, block, batch))
+        self.received[block, batch] = self.device.record(lane)
+
+    def _received_by_all(self) -> list[int]:
+        """Batches whose feedback every block has been told to receive."""
+        counts = Counter(batch for _, batch in self.received)
+        return [batch for batch, count in counts.items() if count == len(self.lanes)]
+
+    def _feed(self, feedback: FeedbackRun, batch: int, over: list[int]) -> None:
+        for before in over:
+            for tensor in feedback.release(before):
+                self.device.retire(tensor)
+        try:
+            feedback.run(batch)
+        except BaseException as error:
+            note_feedback(error, batch)
+            raise
+
+    def _receive(self, feedback: FeedbackRun, block: int, batch: int) -> None:
+        for tensor in feedback.receive(block, batch):
+            self.device.retire(tensor)
+
+    def _await_published(self, mark: Mark) -> None:
+        self.device.wait(self.feedback_lane, mark)
+
+    def _await_received(self, mark: Mark) -> None:
+        self.device.wait(self.feedback_lane, mark)
+
+    def _await_feedback(self, lane: Lane, mark: Mark) -> None:
+        self.device.wait(lane, mark)
 
     def _issue_local_step(self, block: int, micro_batch: int) -> None:
         lane = self.lanes[block]
@@ -176,6 +245,8 @@ class StreamRun:
 
     def _update(self, block: int, micro_batch: int) -> None:
         self.local_steps[block].update()
+        if self.feedback is not None:
+            self.feedback.publish(block, micro_batch // self.executor.micro_batches)
 
     def _collect(self) -> None:
         count = self.executor.micro_batches

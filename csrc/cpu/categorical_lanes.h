@@ -63,6 +63,8 @@ BLL_HD void lanes_range(int64_t group, LaneBlock<Real>& block) {
       block.min_b[l] = b[l] < block.min_b[l] ? b[l] : block.min_b[l];
     }
   }
+#pragma omp simd
+  for (int l = 0; l < kLanes; ++l) block.anchor[l] = Categorical<Real>::origin(block.anchor[l]);
 }
 
 template <class Real>

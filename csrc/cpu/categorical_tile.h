@@ -25,7 +25,7 @@ BLL_HD typename Categorical<Real>::Range categorical_range(const Real* __restric
     const Real candidate = a[i] == max_a ? b[i] : Real(-HUGE_VAL);
     anchor = candidate > anchor ? candidate : anchor;
   }
-  return {max_a, max_b, min_b, anchor, Real(-HUGE_VAL)};
+  return {max_a, max_b, min_b, Categorical<Real>::origin(anchor), Real(-HUGE_VAL)};
 }
 
 // Weights e^(a - max_a), left unnormalised.
@@ -172,7 +172,7 @@ BLL_HD Real categorical_group(const Tile<Real>& tile, int64_t start) {
     case Family::Form::kTilt:
       return categorical_tilted<L, W, false>(tile, start, range, prior);
     default:
-      return categorical_direct<L, W>(tile, start, range, prior);
+      return categorical_direct<L, W>(tile, start, range, Family::template direct<L>(prior));
   }
 }
 

@@ -159,12 +159,15 @@ struct GenericBlock {
     const FamilyArgs& family = problem.args.family;
     Tile<Real>& tile = evidence.tile;
     tile.b = problem.table + c * problem.table_stride + block.begin;
-    tile.scale = -coefficient;
+    tile.scale = plain ? Real(-1) : -coefficient;
     const Want want = swaps && !plain ? Want::kGradA : Want::kGradAB;
     evidence_kernel(evidence.kernels, family, want)(tile);
     if (!swaps) return;
     if (plain) {
-      for (int64_t j = 0; j < size; ++j) grad_b[j] -= coefficient * means[c * size + j];
+      for (int64_t j = 0; j < size; ++j) {
+        grad_a[j] *= coefficient;
+        grad_b[j] = coefficient * (grad_b[j] - means[c * size + j]);
+      }
       return;
     }
     swapped.tile.a = messages.data() + c * size;

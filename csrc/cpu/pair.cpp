@@ -149,9 +149,9 @@ class PairRun {
     load(args_.b, row_offset(args_.b, b_row) + start, size, buffers.b, buffers.plane, tile.b,
          tile.b_plane);
     const int64_t dense = row * planes_ * plan_.width + start;
-    place(args_.grad_a, args_.a.dtype, dense, buffers.grad_a, buffers.plane, tile.grad_a,
+    place(args_.grad_a, args_.a.dtype, dense, size, buffers.grad_a, buffers.plane, tile.grad_a,
           tile.grad_a_plane);
-    place(write_grad_b_ ? args_.grad_b : nullptr, args_.b.dtype, dense, buffers.grad_b,
+    place(write_grad_b_ ? args_.grad_b : nullptr, args_.b.dtype, dense, size, buffers.grad_b,
           buffers.plane, tile.grad_b, tile.grad_b_plane);
     const Real value = kernel_(tile);
     if (args_.next != nullptr) buffers.next.write(tile, row * plan_.width + start);
@@ -175,17 +175,31 @@ class PairRun {
   void load(const Rows& rows, int64_t offset, int64_t size, const Buffer<Real>& buffer,
             int64_t buffer_plane, const Real*& tile, int64_t& plane) const {
     for (int p = 0; p < planes_; ++p) {
+      const void* from = advance(rows.data, rows.dtype, offset + p * rows.plane_stride);
       const Real* loaded =
-          load_tile(kernels_, advance(rows.data, rows.dtype, offset + p * rows.plane_stride),
-                    rows.dtype, size, buffer.get() + p * buffer_plane);
+          load_tile(kernels_, from, rows.dtype, size, buffer.get() + p * buffer_plane);
+      if (loaded != from) prefetch<kRead>(advance(from, rows.dtype, size), size);
       if (p == 0) tile = loaded;
     }
     plane = tile == buffer.get() ? buffer_plane : rows.plane_stride;
   }
 
-  void place(void* output, DType dtype, int64_t offset, const Buffer<Real>& buffer,
+  // Half types are fetched while the kernel computes: their conversions have nothing to do but
+  // wait for memory.
+  enum Access { kRead, kWrite };
+  template <Access access>
+  static void prefetch(const void* half, int64_t size) {
+    constexpr int64_t kLine = 64;
+    const char* bytes = static_cast<const char*>(half);
+    for (int64_t i = 0; i < 2 * size; i += kLine) __builtin_prefetch(bytes + i, access);
+  }
+
+  void place(void* output, DType dtype, int64_t offset, int64_t size, const Buffer<Real>& buffer,
              int64_t buffer_plane, Real*& tile, int64_t& plane) const {
     const bool direct = output != nullptr && element_size(dtype) == sizeof(Real);
+    for (int p = 0; p < planes_ && output != nullptr && !direct; ++p) {
+      prefetch<kWrite>(advance(output, dtype, offset + p * plan_.width), size);
+    }
     tile = direct ? static_cast<Real*>(output) + offset : buffer.get();
     plane = direct ? plan_.width : buffer_plane;
   }

@@ -42,9 +42,10 @@ class GroupSweeps {
     team_.template reduce<Largest>(most);
     if (own != most[0]) anchor[0] = -HUGE_VALF;
     team_.template reduce<Largest>(anchor);
-    range_ = {most[0], most[1], -most[2], anchor[0], -HUGE_VALF};
+    range_ = {most[0], most[1], -most[2], Family::origin(anchor[0]), -HUGE_VALF};
   }
 
+  template <Loss L>
   __device__ __forceinline__ void find_prior() {
     float sums[2] = {0, 0}, most[1] = {-HUGE_VALF};
     latents_.each(view_.pair, place_,
@@ -62,6 +63,7 @@ class GroupSweeps {
     range_.max_r = most[0];
     prior_ = {1 / sums[0], sums[1] / sums[0]};
     form_ = family_.form(range_, prior_);
+    if (form_ == Family::Form::kDirect) prior_ = Family::template direct<L>(prior_);
   }
 
   __device__ __forceinline__ void find_tilt() {

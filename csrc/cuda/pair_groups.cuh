@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(block, resident)
     }
     GroupSweeps<Access, Resident<Access, held>, Team<block, whole>> sweeps(family, v, place, team);
     sweeps.find_range();
-    sweeps.find_prior();
+    sweeps.template find_prior<L>();
     sweeps.find_tilt();
     if (!place.inside) continue;
     if (v.pair.value != nullptr && lane == 0) {
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kLongBlock, 2)
     const float weight = row_weight(v.pair, row);
     GroupSweeps<Access, Staged<Access>, Threads> sweeps(family, v, place, team, latents);
     sweeps.find_range();
-    sweeps.find_prior();
+    sweeps.template find_prior<L>();
     sweeps.find_tilt();
     if (v.pair.value != nullptr && first == 0) {
       const float value = weight * sweeps.template value<L>();

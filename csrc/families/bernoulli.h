@@ -126,10 +126,10 @@ struct Bernoulli {
     const Real posterior_variance = er * ir * ir, prior_variance = ea * ia * ia;
     NaturalPair<Real> out;
     out.kl = positive((above ? -a : Real(0)) + mirror(b, r) * (er * ir) - log_ratio);
-    // At a = 0 the two sides agree; |b| / 2 also says so of an infinite message.
-    const Real drift = a == 0 ? magnitude(b) / 2 : (above ? r : Real(0)) - b * (ea * ia);
+    // No difference of an infinite message and itself.
+    const Real drift = above ? a + b * ia : -b * (ea * ia);
     out.reverse_kl = positive(drift + log_ratio);
-    out.log_evidence = (above ? r : Real(0)) + log_ratio - (flipped ? b : Real(0));
+    out.log_evidence = (above ? (flipped ? a : r) : (flipped ? -b : Real(0))) + log_ratio;
     out.shift = mirror(shift, prior);
     out.posterior_mean = (flipped ? fall : rise) * ir;
     out.posterior_response = mirror(posterior_variance * b, prior);

@@ -17,18 +17,24 @@ struct Categorical {
   Categorical(double /*tau*/, double message_tilt) : tilt(static_cast<Real>(message_tilt)) {}
 
   // Sweep 1: extremes of a and of the untilted b (they may overlook NaN, which later sweeps carry
-  // on). Sweep 2: `anchor`, the b of alpha's most probable element, and the largest posterior
-  // logit. Messages count from the anchor, so that the mean message keeps its accuracy when alpha
-  // is all but certain.
+  // on). Sweep 2: `anchor`, the b of alpha's most probable element or 0 where that is infinite, and
+  // the largest posterior logit. Messages count from the anchor, so that the mean message keeps its
+  // accuracy when alpha is all but certain.
   struct Range {
     Real max_a, max_b, min_b, anchor, max_r;
   };
 
+  // Where messages may count from.
+  BLL_HD static Real origin(Real x) { return magnitude(x) == Real(HUGE_VAL) ? Real(0) : x; }
+
   BLL_HD Real message(const Range& range, Real b) const { return tilt * (b - range.anchor); }
   BLL_HD Real logit(const Range& range, Real a, Real b) const { return a + message(range, b); }
 
-  // p x with 0 x = 0: a masked element (a = -inf) contributes nothing.
-  BLL_HD static Real weighted(Real p, Real x) { return p > 0 ? p * x : p * 0; }
+  // p x with 0 inf = 0: a masked element (a = -inf) contributes nothing. NaN stays NaN.
+  BLL_HD static Real weighted(Real p, Real x) {
+    const Real product = p * x;
+    return p > 0 || x != x ? product : p * 0;
+  }
 
   // Sweep 3: z = sum e^(a - max_a), centre = E_alpha[message].
   struct Prior {
@@ -43,7 +49,8 @@ struct Categorical {
     BLL_HD Real mean() const { return spread / (1 + excess); }  // E_rho[c]
   };
 
-  // Sweep 4, other messages: z = sum e^(r - max_r), mean = E_rho[c].
+  // Sweep 4, other messages: z = sum e^(r - max_r), mean = E_rho[c]. An infinite centre is that of
+  // an element that rho rules out (b = -inf): only the reverse loss still needs it.
   struct Posterior {
     Real inverse_z, mean;
   };
@@ -55,7 +62,14 @@ struct Categorical {
     const Real c1 = message(range, range.max_b) - prior.centre;
     const Real c2 = message(range, range.min_b) - prior.centre;
     if (magnitude(c1) <= 1 && magnitude(c2) <= 1) return Form::kNarrow;
-    return c1 <= 32 && c2 <= 32 ? Form::kTilt : Form::kDirect;
+    const bool finite = magnitude(c1) < Real(HUGE_VAL) && magnitude(c2) < Real(HUGE_VAL);
+    return finite && c1 <= 32 && c2 <= 32 ? Form::kTilt : Form::kDirect;
+  }
+
+  template <Loss L>
+  BLL_HD static Prior direct(Prior prior) {
+    if (L != Loss::kReverseKl && L != Loss::kReverseKlFull) prior.centre = origin(prior.centre);
+    return prior;
   }
 
   struct Growth {

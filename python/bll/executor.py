@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bll.chain import chain
+from bll.feedback_chain import FeedbackBlock
+from bll.feedback_lane import ChainedFeedback
 from bll.handle import LocalLearning
 from bll.hooks import check_labels, wrapped_handle
 from bll_kernels.optim import BlockAdam
@@ -168,6 +170,14 @@ def wrapped_blocks(model: nn.Module, autocast: torch.dtype | None = None) -> lis
     ]
 
 
+def feedback_path(handle: LocalLearning) -> ChainedFeedback | None:
+    """Return the model's feedback as a path that runs apart from the blocks; None: it has none."""
+    messages = [message for message in handle.messages if isinstance(message, FeedbackBlock)]
+    if not messages or len(messages) < len(handle.messages):
+        return None
+    return ChainedFeedback(messages)
+
+
 def executor(
     model: nn.Module,
     optimizer_factory: OptimizerFactory = BlockAdam,
@@ -186,7 +196,8 @@ def executor(
 
     `executor.step(x, labels)` does forward, local losses, backwards and updates; the model is
     trained in place. Blocks may run at once (mode "pipelined"); the bits are those of mode
-    "sequential" either way.
+    "sequential" either way. Chained feedback has a lane of its own in mode "pipelined", whose
+    messages are older than those of "sequential": `certificate` says by how many updates.
 
     Args:
         model: A wrapped `nn.Sequential`, nested ones included, on the CPU, with known shapes
@@ -214,8 +225,9 @@ def executor(
         raise ValueError(
             f"autocast: expected torch.bfloat16, torch.float16 or None, got {autocast!r}"
         )
+    blocks = wrapped_blocks(model, autocast)
     return Executor(
-        wrapped_blocks(model, autocast),
+        blocks,
         optimizer_factory,
         mode=mode,
         depth=depth,
@@ -225,4 +237,5 @@ def executor(
         seed=seed,
         local_step=local_step,
         batched_blocks=batched_blocks,
+        feedback=feedback_path(blocks[0].handle),
     )

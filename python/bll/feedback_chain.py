@@ -11,6 +11,13 @@ from bll.features import FeatureSpec
 from bll.feedback import Message, ShapedMessage
 
 
+def next_state(above: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+    """States [C, F] of a block from those of the one behind it; None: from the one-hot labels."""
+    if above is None:
+        return torch.tanh(weight.T + bias)
+    return torch.tanh(torch.addmm(bias, above, weight.T))
+
+
 class FeedbackBlock(ShapedMessage):
     """Block k of a chain of feedback blocks, run on one row per class.
 
@@ -21,7 +28,8 @@ class FeedbackBlock(ShapedMessage):
     Messages depend on the label alone, so the chain runs on the C classes and not on the batch.
     Nothing of a block's loss reaches the feedback blocks above, but its messages depend on their
     weights: a rule with chained messages reads "next-feedback". A block runs the whole chain above
-    it, which costs (N - k) C F^2 multiply-adds.
+    it, which costs (N - k) C F^2 multiply-adds; the executor's feedback lane runs it once for all
+    blocks (`receive`).
 
     Args:
         num_classes: Number of classes C.
@@ -54,6 +62,7 @@ class FeedbackBlock(ShapedMessage):
         self.std = std
         # In a tuple, so that the next block's message is not registered under this one as well.
         self._following: tuple[FeedbackBlock, ...] = ()
+        self._received: Tensor | None = None
         if not bias:
             self.register_parameter("bias", None)
 
@@ -63,6 +72,10 @@ class FeedbackBlock(ShapedMessage):
             raise TypeError(f"following: expected a FeedbackBlock, got {type(following).__name__}")
         self._following = (following,)
 
+    def receive(self, states: Tensor | None) -> None:
+        """Read these states of the next block, [C, F]; None: compute them from its weights."""
+        self._received = states
+
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, D)."""
@@ -70,10 +83,10 @@ class FeedbackBlock(ShapedMessage):
 
     def states(self) -> Tensor:
         """Return the state of every class, [C, F]."""
-        if self._following:
+        above = self._received
+        if above is None and self._following:
             above = self._following[0].states().detach()
-            return torch.tanh(torch.addmm(self.state_bias, above, self.state_weight.T))
-        return torch.tanh(self.state_weight.T + self.state_bias)
+        return next_state(above, self.state_weight, self.state_bias)
 
     def rows(self) -> Tensor:
         """Return the message of every class, [C, D]."""

@@ -2,6 +2,7 @@
 // speed or cancellation.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -30,7 +31,8 @@ struct ClassInputs {
 
 struct ClassTruth {
   std::vector<Exact> value, residual, da, dtable, dbias;
-  Exact size = 1;  // of the largest score
+  Exact size = 1;   // of the largest score
+  Exact slope = 1;  // of a score's largest derivative
 };
 
 inline Exact softplus(Exact x) { return (x > 0 ? x : 0) + log1pl(expl(-fabsl(x))); }
@@ -109,6 +111,11 @@ struct Score {
   }
 };
 
+// The larger size of two finite numbers.
+inline Exact larger(Exact size, Exact x) {
+  return std::isfinite(x) ? std::max(size, fabsl(x)) : size;
+}
+
 inline ClassTruth class_truth(const ClassShape& s, const ClassInputs& in) {
   const int64_t row = s.row_size();
   const bool none = s.reduction == cpu::Reduction::kNone;
@@ -118,18 +125,23 @@ inline ClassTruth class_truth(const ClassShape& s, const ClassInputs& in) {
                  std::vector<Exact>(s.classes)};
   for (int64_t i = 0; i < s.rows; ++i) {
     std::vector<Score> scores;
-    Exact total = 0;
     for (int64_t c = 0; c < s.classes; ++c) {
       scores.emplace_back(s, &in.a[i * row], &in.table[c * row]);
       if (!in.bias.empty()) scores[c].value += in.bias[c];
-      out.size = std::max(out.size, fabsl(scores[c].value));
-      total += expl(scores[c].value);
+      out.size = larger(out.size, scores[c].value);
+      for (int64_t j = 0; j < row; ++j) {
+        out.slope = larger(larger(out.slope, scores[c].da[j]), scores[c].db[j]);
+      }
     }
+    const Exact own = scores[in.labels[i]].value;
+    Exact top = own, total = 0;
+    for (const Score& score : scores) top = std::max(top, score.value);
+    for (const Score& score : scores) total += expl(score.value - top);
     const Exact factor = mean * (in.weight.empty() ? Exact(1) : in.weight[i]);
     const Exact grad = in.grad.empty() ? Exact(1) : in.grad[none ? i : 0];
-    out.value[none ? i : 0] += factor * (logl(total) - scores[in.labels[i]].value);
+    out.value[none ? i : 0] += factor * (logl(total) + (top - own));
     for (int64_t c = 0; c < s.classes; ++c) {
-      const Exact p = expl(scores[c].value) / total - (c == in.labels[i] ? 1 : 0);
+      const Exact p = expl(scores[c].value - top) / total - (c == in.labels[i] ? 1 : 0);
       out.residual[i * s.classes + c] = factor * p;
       const Exact slope = factor * p * grad;
       out.dbias[c] += slope;

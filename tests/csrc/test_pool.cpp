@@ -18,6 +18,7 @@ struct MapShape {
 };
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int64_t kGuard = 16;
 
 int64_t map_index(const MapShape& s, bool last, int64_t n, int64_t c, int64_t h, int64_t w) {
@@ -138,19 +139,33 @@ void check(const MapShape& s, Pool kind, bool last, DType dtype, const std::stri
   }
 }
 
-// The first NaN of a cell is its maximum; a NaN stays in its own cells.
-void check_nan(Pool kind, bool last) {
+// The first NaN of a cell is its maximum; what is not finite stays in its own cell, and so does
+// its gradient.
+void check_odd(Pool kind, bool last, double odd) {
   const MapShape s{1, 3, 4, 6, 2};
   auto values = map_values(s);
-  values[map_index(s, last, 0, 1, 1, 2)] = kNan;
+  const int64_t at = map_index(s, last, 0, 1, 1, 2);  // in cell 4
+  values[at] = odd;
   const Stored map(values, DType::kFloat32);
   const std::vector<double> upstream(s.cells(), 1.0);
   const auto got = run<float>(s, kind, last, map, upstream, run_serially);
+  const bool hidden = kind == Pool::kMax && odd == -kInfinity;
   for (int64_t cell = 0; cell < s.cells(); ++cell) {
-    expect(std::isnan(got.pooled[cell]) == (cell == 4), "a NaN reaches its own cell alone");
+    const float found = got.pooled[cell];
+    expect(std::isfinite(found) == (cell != 4 || hidden), "odd in its own cell alone");
+    if (cell != 4 || hidden) continue;
+    const bool same = std::isnan(odd) ? std::isnan(found) : found == static_cast<float>(odd);
+    expect(kind == Pool::kStd ? std::isnan(found) : same, "the cell of an odd pixel");
   }
-  if (kind != Pool::kMax) return;
-  expect(got.grad_map[map_index(s, last, 0, 1, 1, 2)] == 1, "the first NaN takes the gradient");
+  for (int64_t c = 0; c < 3; ++c) {
+    for (int64_t k = 0; k < 24; ++k) {
+      const int64_t h = k / 6, w = k % 6;
+      const float slope = got.grad_map[map_index(s, last, 0, c, h, w)];
+      const bool own = kind == Pool::kStd && c == 1 && h < 2 && w < 3;
+      expect(std::isfinite(slope) != own, "a spread that is no number has no gradient");
+    }
+  }
+  if (kind == Pool::kMax) expect(got.grad_map[at] == (hidden ? 0 : 1), "who takes the gradient");
 }
 
 }  // namespace
@@ -169,7 +184,7 @@ int main() {
           check<float>(s, kind, last, DType::kBFloat16, isa_name(i));
           check<float>(s, kind, last, DType::kFloat16, isa_name(i));
         }
-        check_nan(kind, last);
+        for (const double odd : {kNan, kInfinity, -kInfinity}) check_odd(kind, last, odd);
       }
     }
   }

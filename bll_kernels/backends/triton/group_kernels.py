@@ -16,6 +16,7 @@ from bll_kernels.families.categorical_triton import (
     group_terms,
     group_value,
     growth,
+    origin,
     weighted,
 )
 from bll_kernels.families.special_triton import exp_any
@@ -68,13 +69,15 @@ def group_tiles(
 
     max_a = tl.max(tl.where(within, a, float("-inf")), 1)
     likeliest = within & (a == max_a[:, None])
-    anchor = tl.max(tl.where(likeliest, b, float("-inf")), 1)
+    anchor = origin(tl.max(tl.where(likeliest, b, float("-inf")), 1))
     message = tilt * (b - anchor[:, None])
     weight = tl.where(within, exp_any(a - max_a[:, None]), 0.0)
     inverse_z = 1.0 / tl.sum(weight, 1)
     centre = tl.sum(tl.where(within, weighted(weight, message), 0.0), 1) * inverse_z
+    if LOSS != "reverse_kl" and LOSS != "reverse_kl_full":
+        centre = origin(centre)
     c = tl.where(within, message - centre[:, None], 0.0)
-    direct = ~(tl.max(c, 1) <= AMPLIFIED)
+    direct = ~((tl.max(c, 1) <= AMPLIFIED) & (tl.min(c, 1) > float("-inf")))
     _, _, rest, gap = growth(c)
     first = tl.sum(weight * rest, 1) * inverse_z
     second = tl.sum(weight * gap, 1) * inverse_z
@@ -147,7 +150,7 @@ def group_sweeps(
         top_b = tl.where(within, tl.where(a > top, b, tied), top_b)
         top = tl.where(a > top, a, top)
     max_a = tl.max(top, 0)
-    anchor = tl.max(tl.where(top == max_a, top_b, float("-inf")), 0)
+    anchor = origin(tl.max(tl.where(top == max_a, top_b, float("-inf")), 0))
 
     mass = tl.zeros([COLUMNS], tl.float32)
     moment = tl.zeros([COLUMNS], tl.float32)
@@ -161,8 +164,11 @@ def group_sweeps(
         moment += tl.where(within, weighted(weight, message), 0.0)
     inverse_z = 1.0 / tl.sum(mass, 0)
     centre = tl.sum(moment, 0) * inverse_z
+    if LOSS != "reverse_kl" and LOSS != "reverse_kl_full":
+        centre = origin(centre)
 
     widest = tl.full([COLUMNS], float("-inf"), tl.float32)
+    lowest = tl.full([COLUMNS], float("inf"), tl.float32)
     top_r = tl.full([COLUMNS], float("-inf"), tl.float32)
     excess = tl.zeros([COLUMNS], tl.float32)
     gaps = tl.zeros([COLUMNS], tl.float32)
@@ -177,11 +183,12 @@ def group_sweeps(
         excess += weight * rest
         gaps += weight * gap
         widest = tl.where(c > widest, c, widest)
+        lowest = tl.where(c < lowest, c, lowest)
         top_r = tl.where(within & (a + message > top_r), a + message, top_r)
     first = tl.sum(excess, 0) * inverse_z
     second = tl.sum(gaps, 0) * inverse_z
     inverse_zr = first * 0.0
-    if tl.max(widest, 0) > AMPLIFIED:
+    if (tl.max(widest, 0) > AMPLIFIED) | (tl.min(lowest, 0) == float("-inf")):
         max_r = tl.max(top_r, 0)
         mass = tl.zeros([COLUMNS], tl.float32)
         moment = tl.zeros([COLUMNS], tl.float32)

@@ -181,6 +181,9 @@ class TrainConfig:
         if "downstream" in rule.reads:
             raise ValueError(f"executor: rule {self.rule!r} needs gradients of later blocks")
         foreign = rule.reads - LOCAL_READS
+        if self.executor == "pipelined" and not self.batched_blocks:
+            # Chained feedback has a lane of its own there.
+            foreign -= {"next-feedback"}
         if foreign & TOO_LATE or (foreign and self.depth != 1):
             way = "--executor sequential" if foreign & TOO_LATE else "--depth 1"
             raise ValueError(
