@@ -83,6 +83,14 @@ def test_refusals_name_the_option(name, given, match):
         TrainConfig(dataset="digits", rule=name, rule_options=given)
 
 
+def test_the_family_of_a_run_may_have_its_number():
+    rule = TrainConfig(dataset="digits", family="gaussian-precision:0.5").make_rule()
+    assert rule.describe()["tau"] == 0.5
+    for given in ("cauchy", "gaussian:2", "gaussian-precision:-1"):
+        with pytest.raises(ValueError, match=r"^family: "):
+            TrainConfig(dataset="digits", family=given)
+
+
 def test_a_family_is_given_once():
     with pytest.raises(ValueError, match="rule-option family: given by --family too"):
         TrainConfig(dataset="digits", family="bernoulli", rule_options={"family": "gaussian"})

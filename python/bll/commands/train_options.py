@@ -37,7 +37,8 @@ def train(
         str | None, typer.Option(help="Learning rule; docs/rules.md lists them. Default: bll.")
     ] = None,
     family: Annotated[
-        str | None, typer.Option(help="Family of the messages. Default: the rule's own.")
+        str | None,
+        typer.Option(help="Family of the messages, NAME or NAME:NUMBER. Default: the rule's own."),
     ] = None,
     rule_option: Annotated[
         list[str] | None,

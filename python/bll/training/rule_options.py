@@ -50,7 +50,7 @@ def rule_with_options(rule: str, family: str | None, options: Mapping[str, Any])
 
     Args:
         rule: The rule's name.
-        family: Its family; None: that of `options`, or the rule's default.
+        family: Its family, NAME or NAME:NUMBER; None: that of `options`, or the rule's default.
         options: What `plain_options` returned.
 
     Raises:
@@ -64,7 +64,9 @@ def rule_with_options(rule: str, family: str | None, options: Mapping[str, Any])
     try:
         if "family" in values:
             values["family"] = _family(values["family"])
-        return get_rule(rule, **{"family": family, **values})
+        elif family is not None:
+            values["family"] = _family(family)
+        return get_rule(rule, **values)
     except ValueError as error:
         prefix = "rule-option " if str(error).partition(":")[0] in options else ""
         raise ValueError(f"{prefix}{error}") from error
@@ -146,7 +148,12 @@ def _pool(value: Any) -> list[Any] | None:
 
 
 def _canonical_family(value: Any) -> str | None:
-    return _family_text(_family(value)) if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    try:
+        return _family_text(_family(value))
+    except ValueError as error:
+        raise ValueError(f"rule-option {error}") from error
 
 
 def _family_text(family: Family) -> str:
@@ -168,4 +175,4 @@ def _family(text: str) -> Family:
         return get_family(Family(name, **{option: value}))  # type: ignore[arg-type]
     except ValueError as error:
         reason = str(error).removeprefix("family: ")
-        raise ValueError(f"rule-option family: {reason}") from error
+        raise ValueError(f"family: {reason}") from error
