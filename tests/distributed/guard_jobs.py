@@ -78,7 +78,6 @@ def first_step(rank: int, world: int) -> dict[str, Any]:
         "own": own,
         "finite": finite,
         "real": real,
-        "mode": str(schedule._stage._inference_mode),
         "random": torch.equal(state, torch.get_rng_state()),
     }
 
