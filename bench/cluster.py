@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from bll_kernels.pipeline.cluster import (
-    ETHERNET,
-    INFINIBAND,
-    NVLINK,
     Conditions,
     StageTimes,
     run_cluster,
 )
 from bll_kernels.pipeline.failures import Failures, best_interval, useful_share
+from bll_kernels.pipeline.links import ETHERNET, INFINIBAND, NVLINK
 
 SCHEDULES = ("local", "gpipe", "1f1b", "zero-bubble")
 LINKS = (NVLINK, INFINIBAND, ETHERNET)

@@ -30,7 +30,8 @@ import torch.distributed as dist
 from bench.ranks.calibrate import stage_times, transfer_seconds
 from bench.ranks.methods import LIMIT, METHODS, Setting, make
 from bll.bench.conditions import conditions
-from bll_kernels.pipeline.cluster import Conditions, Link, StageTimes, run_cluster
+from bll_kernels.pipeline.cluster import Conditions, StageTimes, run_cluster
+from bll_kernels.pipeline.links import Link
 
 
 def _join(rank: int, setting: Setting, port: int) -> None:

@@ -7,15 +7,12 @@ import math
 import pytest
 
 from bll_kernels.pipeline.cluster import (
-    ETHERNET,
-    INFINIBAND,
-    NVLINK,
     Conditions,
-    Link,
     StageTimes,
     run_cluster,
 )
 from bll_kernels.pipeline.failures import Failures, best_interval, useful_share
+from bll_kernels.pipeline.links import ETHERNET, INFINIBAND, NVLINK, Link
 from bll_kernels.pipeline.schedule import pipelined
 from bll_kernels.pipeline.simulate import BlockTimes, simulate
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -143,9 +144,9 @@ def _keeps_order() -> bool:
 
 def _new_group(ranks: Sequence[int], limit: timedelta) -> ProcessGroup:
     """A group with the ranks in this order."""
-    if list(ranks) == sorted(ranks):
-        return dist.new_group(list(ranks), timeout=limit)
-    return dist.new_group(list(ranks), timeout=limit, sort_ranks=False)
+    options: dict[str, Any] = {} if list(ranks) == sorted(ranks) else {"sort_ranks": False}
+    group: ProcessGroup = dist.new_group(list(ranks), timeout=limit, **options)
+    return group
 
 
 def make_groups(layout: Layout, timeout: float) -> Groups:
