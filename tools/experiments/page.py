@@ -169,5 +169,7 @@ TABLES: Final[dict[str, Callable[[Path], str]]] = {
     "scale": _listed("scale"),
     "feedback": _listed("feedback"),
     "remedies": _listed("remedies", ranked=True),
+    "wide": _listed("wide", ranked=True),
+    "shallow": _listed("shallow"),
     "reversal": _reversal,
 }
