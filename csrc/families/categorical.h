@@ -30,10 +30,12 @@ struct Categorical {
   BLL_HD Real message(const Range& range, Real b) const { return tilt * (b - range.anchor); }
   BLL_HD Real logit(const Range& range, Real a, Real b) const { return a + message(range, b); }
 
-  // p x with 0 inf = 0: a masked element (a = -inf) contributes nothing. NaN stays NaN.
+  // p x with 0 inf = 0: a masked element (a = -inf) contributes nothing. NaN stays NaN: both
+  // comparisons let it pass. Selecting by `x != x` instead would keep loops from being vectors.
   BLL_HD static Real weighted(Real p, Real x) {
-    const Real product = p * x;
-    return p > 0 || x != x ? product : p * 0;
+    const Real above = x < Real(-1) ? Real(-1) : x;
+    const Real finite = above > Real(1) ? Real(1) : above;
+    return p * (p > 0 ? x : finite);
   }
 
   // Sweep 3: z = sum e^(a - max_a), centre = E_alpha[message].
