@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +36,28 @@ def test_every_method_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert report["transfer_seconds"] > 0 and report["handling_seconds"] > 0
     assert len(report["stages"]) == 2
     assert {"commit", "versions"} <= set(report["machine"])
+
+
+@pytest.mark.slow
+def test_it_starts_as_a_command(tmp_path: Path) -> None:
+    """A fresh process finds what it is to run, which it would not in the command's own module."""
+    words = [
+        "--width",
+        "4",
+        "--batch",
+        "8",
+        "--micro-batches",
+        "2",
+        "--steps",
+        "1",
+        "--rounds",
+        "1",
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "bench.ranks", "--out", str(tmp_path), *words],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'python'}"},
+        check=True,
+        timeout=300,
+    )
+    assert (tmp_path / "ranks-2.csv").is_file()
