@@ -26,8 +26,8 @@ from bench.ranks.methods import LIMIT, METHODS, Setting, make
 def _join(rank: int, setting: Setting, port: int) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    # One batch is soon learnt by heart, and then its gradients are denormal, which takes a processor
-    # five times as long and says nothing about a method.
+    # One batch is soon learnt by heart, and then its gradients are denormal, which takes a
+    # processor five times as long and says nothing about a method.
     torch.set_flush_denormal(True)
     store = dist.TCPStore("127.0.0.1", port, setting.ranks, False)
     dist.init_process_group(
