@@ -1,6 +1,6 @@
 """Fills the tables of CPU measurements in docs/results.md and README.md from a result file.
 
-    pytest bench -k "cpu and not executor" --bench-out DIR
+    pytest bench -k "cpu and not executor and not batched" --bench-out DIR
     cp DIR/cpu.json bench/results/cpu/YYYY-MM-DD.json
     python tools/cpu_page.py            writes the pages
     python tools/cpu_page.py --check    exit status 1 if a page is not what would be written
