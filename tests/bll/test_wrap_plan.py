@@ -195,7 +195,7 @@ def test_channels_last_maps_are_read_with_their_channels():
     assert model.bll.table()[0]["message_shape"] == [3, 5]
     loss = model(x, y=torch.tensor([0, 2])).block_losses["layers.0"]
     table = model.bll.messages[0].table
-    scores = model.layers[0](x).mean(dim=(1, 2)) @ table.T + 0.5 * table.pow(2).sum(dim=1)
+    scores = 0.5 * model.layers[0](x).mean(dim=(1, 2)) @ table.T - 0.25 * table.pow(2).sum(dim=1)
     expected = nn.functional.cross_entropy(scores, torch.tensor([0, 2]))
     assert torch.isclose(loss, expected)
 
