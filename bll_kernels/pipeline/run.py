@@ -192,9 +192,11 @@ class Run:
         _, labels = self.inputs[micro_batch]
         loss, _ = self._compute(index, micro_batch, self._input(index, micro_batch), labels, send)
         with self.changed:
+            if self.error is not None:
+                return  # another block failed: what came back may be no loss, and is not kept
             self.losses[index, micro_batch] = loss
             self.done.add((index, micro_batch))
-            if index > 0 and self.error is None:
+            if index > 0:
                 del self.outputs[index - 1, micro_batch]
             self.changed.notify_all()
 
