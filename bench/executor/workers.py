@@ -97,6 +97,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batches", type=int, default=16, help="batches in a row")
     parser.add_argument("--rounds", type=int, default=15, help="runs of every way, in turn")
     given = parser.parse_args(arguments)
+    least = {"blocks": 2, "width": 1, "batch_size": 1, "batches": 1, "rounds": 2}
+    for name, value in least.items():
+        if getattr(given, name) < value:
+            option = name.replace("_", "-")
+            parser.error(f"--{option}: expected at least {value}, got {getattr(given, name)}")
     before = os.getloadavg()[0]
     ways = runs(given.blocks, given.width, given.batch_size, given.batches)
     seconds = measure(ways, given.rounds)
