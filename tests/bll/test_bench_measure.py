@@ -44,6 +44,9 @@ class KnownLimits(Limits):
     def copy_rate(self, moved: int) -> float:
         return 1e9
 
+    def stream_rate(self, moved: int) -> float:
+        return 1.2e9
+
     def matmul_rate(self, dtype: torch.dtype = torch.float32) -> float:
         return 1e9
 
@@ -116,12 +119,24 @@ def test_a_wrong_form_is_not_timed(form):
 
 
 def test_an_impossible_time_is_rejected():
-    entry = measure(CASE, bench(0.9e-6, 6e-6, 1e-6))
-    assert entry["of_limit"] == pytest.approx(1.11, abs=0.01)
-    assert "1.11 of the measured copy limit" in entry["rejected"]
+    entry = measure(CASE, bench(0.7e-6, 6e-6, 1e-6))
+    assert entry["of_limit"] == pytest.approx(1.43, abs=0.01)
+    assert "1.43 of the measured copy limit" in entry["rejected"]
     with_products = dataclasses.replace(CASE, matmul_flops=5000)
     entry = measure(with_products, bench(2e-6, 6e-6, 1e-6))
     assert entry["bound_by"] == "matmul" and "matmul limit" in entry["rejected"]
+
+
+def test_reading_more_than_writing_may_pass_a_copy_but_not_the_fastest_stream():
+    entry = measure(CASE, bench(0.9e-6, 6e-6, 1e-6))
+    assert entry["of_limit"] == pytest.approx(1.11, abs=0.01)
+    assert entry["rejected"] is None
+
+
+def test_the_fastest_stream_is_measured():
+    limits = Limits(CpuTimer(), "cpu")
+    moved = 1 << 22
+    assert limits.stream_rate(moved) >= limits.copy_rate(moved) > 1e8
 
 
 def test_a_peer_that_cannot_run_is_missing_with_its_reason():

@@ -115,11 +115,13 @@ def _wide() -> list[dict[str, Any]]:
     return _runs(base, _FORMS)
 
 
-def _cuts() -> list[dict[str, Any]]:
-    """One network of eight residual units, cut into ever more blocks."""
-    base = RESNET | {"model": "resnet18", "width": 4, "lr": 5e-3}
-    forms = [{**form, "blocks": blocks} for blocks in (2, 4, 8) for form in _FORMS[1:]]
-    return _runs(base, [{**_FORMS[0], "blocks": 1}, *forms])
+def _resnet18() -> list[dict[str, Any]]:
+    """A narrow ResNet-18 under every rule of the published table, then in ever more blocks."""
+    base = RESNET | {"model": "resnet18", "width": 8, "lr": 5e-3}
+    before, best = _FORMS[1], _FORMS[-1]
+    rules = [_FORMS[0], best, *map(_with, ("pred", "pred-sim", "bll-proto", "bll-kl", "fa"))]
+    cuts = [{**best, "blocks": blocks} for blocks in (2, 8)]
+    return _runs(base, [*rules, *cuts, before])
 
 
 def _shallow() -> list[dict[str, Any]]:
@@ -170,7 +172,7 @@ IMAGES: Final = {
     "feedback": _feedback,
     "remedies": _remedies,
     "wide": _wide,
-    "cuts": _cuts,
+    "resnet18": _resnet18,
     "shallow": _shallow,
 }
 SEQUENCES: Final = {"reversal": _reversal}

@@ -1,4 +1,8 @@
-"""What this machine can do at most, measured: a copy of the same size, a square matrix product."""
+"""What this machine can do at most, measured: a copy of the same size, a square matrix product.
+
+A processor's copy also reads what it is about to overwrite, so a loss that reads more than it
+writes may pass it. What nothing passes is the fastest stream: a copy, or an array scaled in place.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,7 @@ class Limits:
     def __init__(self, timer: Timer, device: str) -> None:
         self.timer, self.device = timer, device
         self._copy: dict[int, float] = {}
+        self._scale: dict[int, float] = {}
         self._matmul: dict[torch.dtype, float] = {}
 
     def copy_rate(self, moved: int) -> float:
@@ -45,6 +50,21 @@ class Limits:
             times = interleave({"copy": self.timer.prepare(calls)}, _ROUNDS)["copy"]
             self._copy[moved] = 8 * count / statistics.median(times)
         return self._copy[moved]
+
+    def stream_rate(self, moved: int) -> float:
+        """Bytes per second of the fastest stream as large: a copy, or a scaling in place."""
+        if moved not in self._scale:
+            count = max(moved // 8, 1)
+            arrays = [
+                torch.randn(count, device=self.device) for _ in range(self.timer.sets(4 * count))
+            ]
+            calls: list[Callable[[], object]] = [
+                lambda array=array: array.mul_(-1.0)  # type: ignore[misc]
+                for array in arrays
+            ]
+            times = interleave({"scale": self.timer.prepare(calls)}, _ROUNDS)["scale"]
+            self._scale[moved] = 8 * count / statistics.median(times)
+        return max(self.copy_rate(moved), self._scale[moved])
 
     def matmul_rate(self, dtype: torch.dtype = torch.float32) -> float:
         """Operations per second of a square matrix product."""
@@ -73,7 +93,8 @@ class Limits:
         Returns:
             ``copy_bytes_per_second`` and ``matmul_flops_per_second`` as measured, ``floor_s`` (the
             longer of both times), ``bound_by``, ``of_limit`` (floor by time), and ``impossible``
-            where that is above 1 by more than the slack. Null where nothing is counted.
+            where the time is shorter than the fastest stream's or the product's by more than the
+            slack. Null where nothing is counted.
         """
         copy = self.copy_rate(moved) if moved else None
         # The CPU kernels compute half types in float32.
@@ -87,11 +108,12 @@ class Limits:
         bound = max(floors, key=lambda name: floors[name]) if floors else None
         floor = floors[bound] if bound else None
         of_limit = None if floor is None else floor / seconds
+        least = floors | ({"copy": moved / self.stream_rate(moved)} if moved else {})
         return {
             "copy_bytes_per_second": copy,
             "matmul_flops_per_second": matmul,
             "floor_s": floor,
             "bound_by": bound,
             "of_limit": of_limit,
-            "impossible": of_limit is not None and of_limit > SLACK,
+            "impossible": any(time > SLACK * seconds for time in least.values()),
         }

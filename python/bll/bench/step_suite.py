@@ -13,15 +13,17 @@ from bll.bench.steps import (
     Step,
     StepCase,
     config,
-    gate_error,
+    gate_errors,
     matmul_flops,
     peers_of,
     rule_step,
 )
 from bll.bench.timers import interleave
 
-#: Largest relative L2 error of a block's gradient in float32, batch norm and convolutions included.
-STEP_GATE = 1e-4
+#: Largest relative L2 error of a parameter's gradient in float32, batch norm and convolutions
+#: included. Where plain PyTorch in float32 is further from float64, because activations next to
+#: zero fall on the other side of a ReLU, that error is the gate, with a tenth for rounding.
+STEP_GATE, ROUNDING = 1e-4, 1.1
 
 
 def step_entry(case: StepCase, bench: Bench, *, compile_peers: bool, quick: bool) -> dict[str, Any]:
@@ -33,15 +35,17 @@ def step_entry(case: StepCase, bench: Bench, *, compile_peers: bool, quick: bool
         compile_peers: Whether compiled forms are among the peers.
         quick: Only the peers a newcomer looks for.
     """
-    error = gate_error(case)
+    errors = gate_errors(case)
+    allowed = max(STEP_GATE, ROUNDING * errors.plain)
     entry: dict[str, Any] = {
         "name": case.name,
         "group": "step",
         "config": config(case),
         "gate": {
-            "error": error,
-            "allowed": STEP_GATE,
-            "passed": error <= STEP_GATE,
+            "error": errors.ours,
+            "plain_float32": errors.plain,
+            "allowed": allowed,
+            "passed": errors.ours <= allowed,
             "against": "float64 on the reference backend",
         },
         "bytes": None,
@@ -51,7 +55,7 @@ def step_entry(case: StepCase, bench: Bench, *, compile_peers: bool, quick: bool
         "rejected": None,
     }
     if not entry["gate"]["passed"]:
-        entry["rejected"] = f"error {error:.1e} is above {STEP_GATE:.1e}"
+        entry["rejected"] = f"error {errors.ours:.1e} is above {allowed:.1e}"
         return entry
     prepared = {OURS: bench.timer.prepare([rule_step(case, "bll")])}
     known: dict[str, dict[str, Any]] = {}
