@@ -158,6 +158,8 @@ def test_options_that_do_not_fit(change, message):
         ({"dtype": "int8"}, "dtype: expected one of"),
         ({"blocks": 0}, "blocks: expected at least 1, got 0"),
         ({"epochs": 0}, "epochs: expected at least 1, got 0"),
+        ({"stop_at": 0.0}, r"stop-at: expected a percentage in \(0, 100\], got 0"),
+        ({"stop_at": math.nan}, "stop-at: expected a percentage"),
         ({"batch_size": 0}, "batch-size: expected at least 1, got 0"),
         ({"threads": -1}, "threads: expected at least 0, got -1"),
         ({"width": 0}, "width: expected at least 1, got 0"),
@@ -298,6 +300,21 @@ def test_summary_and_weights(tmp_path):
     assert any(name.startswith("bll.") for name in state), "the rule should have learned state"
     trainable = {name for name, _ in trainer.model.named_parameters()}
     assert results["params"] == sum(x.numel() for n, x in weights.items() if n in trainable)
+
+
+def test_a_run_stops_after_the_epoch_that_reaches_the_accuracy():
+    whole = trained(dataclasses.replace(PATTERNS, epochs=12, schedule="constant"))
+    accuracies = [record.test_accuracy for record in whole.history]
+    target = accuracies[0] + 1
+    first = next(n for n, accuracy in enumerate(accuracies, 1) if accuracy >= target)
+    assert 1 < first < 12
+    stopping = dataclasses.replace(whole.config, stop_at=target)
+    stopped = trained(stopping)
+    assert [record.test_accuracy for record in stopped.history] == accuracies[:first]
+    results = summary(stopped)
+    assert (results["epochs"], results["epochs_trained"], results["reached"]) == (12, first, True)
+    never_there = summary(trained(dataclasses.replace(PATTERNS, lr=1e-9, stop_at=99.9)))
+    assert (never_there["epochs_trained"], never_there["reached"]) == (2, False)
 
 
 @pytest.mark.parametrize("model", ["mlp", "resnet10"])

@@ -82,7 +82,7 @@ def fill(options: argparse.Namespace) -> None:
         train_one: Callable[[Row], dict[str, Any]] = reversal.train
     else:
         runs = [{**run, "threads": options.threads} for run in plans.IMAGES[options.name]()]
-        table = Table(options.out, images.KEY, images.COLUMNS)
+        table = Table(options.out, *images.layout(options.name))
         data = {name: load_dataset(name, options.data_dir) for name in {r["dataset"] for r in runs}}
 
         def train_one(run: Row) -> dict[str, Any]:

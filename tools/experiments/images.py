@@ -29,6 +29,16 @@ COLUMNS: Final = (
     "best_test_accuracy",
     "train_loss",
 )
+#: Where runs stop at an accuracy: what they took is the result.
+STOPPING: Final = ("to-accuracy",)
+
+
+def layout(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Key and columns of an experiment's table."""
+    if name not in STOPPING:
+        return KEY, COLUMNS
+    key = (*KEY, "stop_at")
+    return key, (*key, *COLUMNS[len(KEY) :], "epochs_trained", "reached")
 
 
 class Diverged(Exception):
@@ -65,7 +75,7 @@ def train(run: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
     record = config.to_record()
     own = [p.numel() for n, p in trainer.model.named_parameters() if not n.startswith("bll.")]
     return {
-        **{name: record[name] for name in COLUMNS if name in record},
+        **record,
         **{name: run.get(name) for name in KEY},
         "family": trainer.family or "",
         "train_images": len(data.train_labels),
@@ -73,5 +83,7 @@ def train(run: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
         "params_with_feedback": sum(p.numel() for p in trainer.model.parameters()),
         "test_accuracy": round(trainer.history[-1].test_accuracy, 3),
         "best_test_accuracy": round(max(e.test_accuracy for e in trainer.history), 3),
+        "epochs_trained": len(trainer.history),
+        "reached": trainer.has_reached,
         "train_loss": round(trainer.history[-1].train_loss, 5),
     }

@@ -124,6 +124,26 @@ def _resnet18() -> list[dict[str, Any]]:
     return _runs(base, [*rules, *cuts, before])
 
 
+def _precision() -> list[dict[str, Any]]:
+    """The precision of the default message, on the networks of docs/results.md."""
+    taus = [_with("bll", family=f"gaussian-precision:{tau}") for tau in (1.0, 4.0, 16.0)]
+    flat = _runs(MLP | {"epochs": 5}, [_FORMS[0], _with("bll", family="gaussian"), *taus])
+    maps = [_with("bll", **form["rule_options"], pool=["mean", 7]) for form in taus]
+    return flat + _runs(RESNET | {"width": 16, "epochs": 4, "lr": 5e-3}, maps)
+
+
+def _to_accuracy() -> list[dict[str, Any]]:
+    """Until one accuracy is reached, at a constant rate; as many rates are tried for each rule."""
+    tries = [
+        {**form, "lr": lr}
+        for form, lr in itertools.product((_FORMS[0], _FORMS[-1]), (1e-3, 2e-3, 5e-3))
+    ]
+    base = {"schedule": "constant", "epochs": 15}
+    return _runs(MLP | base | {"stop_at": 88.5}, tries) + _runs(
+        RESNET | base | {"stop_at": 88.0}, tries
+    )
+
+
 def _shallow() -> list[dict[str, Any]]:
     """A first block of the stem alone, in the ways a user may cut it, and what may repair it."""
     base = RESNET | {"lr": 5e-3}
@@ -173,7 +193,9 @@ IMAGES: Final = {
     "remedies": _remedies,
     "wide": _wide,
     "resnet18": _resnet18,
+    "precision": _precision,
     "shallow": _shallow,
+    "to-accuracy": _to_accuracy,
 }
 SEQUENCES: Final = {"reversal": _reversal}
 NAMES: Final = (*IMAGES, *SEQUENCES)

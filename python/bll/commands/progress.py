@@ -95,6 +95,16 @@ def print_certificate(trainer: Trainer) -> None:
         console.print(f"  {line}", soft_wrap=True)
 
 
+def _epochs(results: Mapping[str, Any]) -> str:
+    if results["stop_at"] is None:
+        return str(results["epochs"])
+    found = "reached" if results["reached"] else "not reached"
+    return (
+        f"{results['epochs_trained']} of at most {results['epochs']} "
+        f"({results['stop_at']:g} % {found})"
+    )
+
+
 def print_results(results: Mapping[str, Any], out: Path) -> None:
     """Print the final table to standard output."""
     family = f", {results['family']}" if results["family"] else ""
@@ -109,7 +119,7 @@ def print_results(results: Mapping[str, Any], out: Path) -> None:
         ),
         "executor": results["executor_choice"] or results["executor"],
         "seed": str(results["seed"]),
-        "epochs": f"{results['epochs']}, batch {results['batch_size']}, lr {results['lr']:g}",
+        "epochs": f"{_epochs(results)}, batch {results['batch_size']}, lr {results['lr']:g}",
         "time": (
             f"{results['seconds']:.1f} s with tests, step {results['step_ms_median']:.2f} ms, "
             f"{results['samples_per_s']:.0f} images/s"

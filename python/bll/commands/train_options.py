@@ -68,6 +68,12 @@ def train(
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data. Default: 5.")] = None,
+    stop_at: Annotated[
+        float | None,
+        typer.Option(
+            help="Test accuracy, %, that ends the run after the epoch that reaches it. Default: no."
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images per step. Default: 200 (mlp), 100 (others).")
     ] = None,
@@ -135,6 +141,7 @@ def train(
         "micro_batches": micro_batches,
         "batched_blocks": batched_blocks,
         "epochs": epochs,
+        "stop_at": stop_at,
         "batch_size": batch_size,
         "lr": lr,
         "schedule": schedule,

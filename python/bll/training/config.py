@@ -50,6 +50,9 @@ class TrainConfig:
         batched_blocks: Whether ``pipelined`` runs equal blocks that are in flight together as one
             batched step (`bll.executor`), within rounding of the others.
         epochs: Passes over the training images.
+        stop_at: Test accuracy in percent that ends training after the first epoch that reaches it;
+            ``None`` to train every epoch. For comparing time and energy to an accuracy: the
+            accuracy of a run that stops by it is no unbiased estimate.
         batch_size: Images per step.
         lr: Peak learning rate of the schedule.
         schedule: ``one-cycle``, ``cosine`` or ``constant`` (`bll.training.schedule`).
@@ -78,6 +81,7 @@ class TrainConfig:
     micro_batches: int = 1
     batched_blocks: bool = False
     epochs: int = 5
+    stop_at: float | None = None
     batch_size: int = 200
     lr: float = 2e-3
     schedule: str = "one-cycle"
@@ -101,6 +105,8 @@ class TrainConfig:
         _one_of("dtype", self.dtype, DTYPES)
         self._check_blocks()
         _at_least("epochs", self.epochs, 1)
+        if self.stop_at is not None and not 0 < self.stop_at <= 100:
+            raise ValueError(f"stop-at: expected a percentage in (0, 100], got {self.stop_at:g}")
         _at_least("batch-size", self.batch_size, 1)
         _at_least("threads", self.threads, 0)
         _at_least("crop", self.crop, 0)

@@ -175,8 +175,15 @@ class Trainer:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every epoch is trained and evaluated."""
-        return len(self.history) == self.config.epochs
+        """Whether every epoch is trained and evaluated, or an accuracy reached that ends a run."""
+        return len(self.history) == self.config.epochs or bool(self.has_reached)
+
+    @property
+    def has_reached(self) -> bool | None:
+        """Whether the last epoch reached the accuracy to stop at; ``None`` where none is given."""
+        if self.config.stop_at is None:
+            return None
+        return bool(self.history) and self.history[-1].test_accuracy >= self.config.stop_at
 
     @property
     def leads(self) -> bool:

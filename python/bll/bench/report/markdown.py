@@ -112,14 +112,15 @@ def training_lines(trainings: list[dict[str, Any]]) -> Iterator[str]:
     yield _cells(*["---"] * len(head))
     for run in trainings:
         seconds, joules = run["seconds"], run.get("energy_j")
+        epochs = run.get("epochs_trained", run["epochs"])
         yield _cells(
             run["source"],
             run["dataset"],
             f"{run['model']}, {run['blocks']} blocks",
             run["rule"],
             f"{run['test_accuracy']:.2f}",
-            str(run["epochs"]),
-            f"{seconds / max(run['epochs'], 1):.3g}",
+            str(epochs),
+            f"{seconds / max(epochs, 1):.3g}",
             "-" if joules is None else f"{joules / seconds:.3g}",
             f"null: {run.get('energy_reason')}" if joules is None else f"{joules:.4g}",
             f"{run['device']}, {run['dtype']}, {run['threads']} threads, seed {run['seed']}, "
