@@ -121,7 +121,8 @@ def _resnet18() -> list[dict[str, Any]]:
     before, best = _FORMS[1], _FORMS[-1]
     rules = [_FORMS[0], best, *map(_with, ("pred", "pred-sim", "bll-proto", "bll-kl", "fa"))]
     cuts = [{**best, "blocks": blocks} for blocks in (2, 8)]
-    return _runs(base, [*rules, *cuts, before])
+    finer = _with("bll", pool=["mean", 14], family="gaussian-precision:1.0")
+    return _runs(base, [*rules, finer, *cuts, before])
 
 
 def _precision() -> list[dict[str, Any]]:
