@@ -147,7 +147,7 @@ def test_what_a_rule_reads_and_cuts():
 
 def test_rules_say_their_name_and_family():
     assert BllRule().describe()["family"] == "gaussian-precision"
-    assert BllRule().describe()["pool"] == ["mean", 7]
+    assert BllRule().describe()["pool"] == ["mean", 14]
     assert BllKlRule().describe() == {
         "rule": "bll-kl",
         "family": "bernoulli",

@@ -25,7 +25,7 @@ class BllRule(MessageRule):
     """
 
     family: Family | str = "gaussian-precision"
-    pool: Pool = ("mean", 7)
+    pool: Pool = ("mean", 14)
 
     name: ClassVar[str] = "bll"
     source: ClassVar[str] = "Kappel et al., arXiv 2305.14974; normalised over classes here"
