@@ -51,11 +51,14 @@ inline int64_t row_start(const Rows& rows, int64_t row) {
 // Latents of a tile of logits; rows and classes are added up in it in Real, between tiles in
 // double.
 inline constexpr int64_t kLogitTile = 512;
-// Rows whose logits are computed together.
+// Rows whose logits are computed together, and at most by products with the table: the more, the
+// less often the table is read.
 inline constexpr int64_t kLogitRows = 16;
-// Latents of a gradient's panel come in steps; latents times classes should fit the fastest cache.
+inline int64_t linear_rows(int64_t classes) {
+  return std::clamp(32768 / classes / 32 * 32, 2 * kLogitRows, 8 * kLogitRows);
+}
+// Latents of a gradient's panel.
 inline constexpr int64_t kPanelStep = 64;
-inline constexpr int64_t kPanelElements = 6144;
 
 template <class Real>
 struct ClassKernels {

@@ -7,6 +7,8 @@
 #define BLL_DOT_ROWS 4
 #define BLL_DOT_CLASSES 2
 #define BLL_SUM_VECTORS 2
+#define BLL_SUM_ROWS 6
+#define BLL_TURNED_VECTORS 2
 #define BLL_SUMS 12
 #include "cpu/class_table.inc"
 #endif

@@ -39,10 +39,7 @@ struct Backward {
   }
 
   int64_t block_latents() const {
-    if (path == ClassPath::kGeneric) return generic_tile(problem);
-    if (path == ClassPath::kBernoulli) return kPanelStep;
-    const int64_t fitting = kPanelElements / classes / kPanelStep * kPanelStep;
-    return std::min(std::max(fitting, kPanelStep), 4 * kPanelStep);
+    return path == ClassPath::kGeneric ? generic_tile(problem) : kPanelStep;
   }
 
   void weigh_residual() {
@@ -97,11 +94,14 @@ struct Backward {
     const int64_t size = classes * planes * width;
     if (args.grad_table && !adds_in_place()) partial = Buffer<Real>(row_blocks * size);
     const int64_t steps = (width + latents - 1) / latents;
+    // Products with the table walk from panel to panel on their own.
+    const int64_t run = path == ClassPath::kLinear ? steps : 1;
     parallel(parallel_for, row_blocks * steps, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t item = begin; item < end; ++item) {
+      for (int64_t item = begin, next; item < end; item = next) {
         const int64_t block = item / steps, from = item % steps * latents;
+        next = std::min({item + run, (block + 1) * steps, end});
         LatentBlock here{block * block_rows, std::min((block + 1) * block_rows, rows), from,
-                         std::min(latents, width - from)};
+                         std::min((next - item) * latents, width - from)};
         Real* sums = adds_in_place()   ? static_cast<Real*>(args.grad_table)
                      : args.grad_table ? partial.get() + block * size
                                        : nullptr;
@@ -114,9 +114,8 @@ struct Backward {
     // d offset_c / d b_c = 2 square b_c, which the generic loops have added already.
     const Real slope = static_cast<Real>(path == ClassPath::kGeneric ? 0 : 2 * problem.square);
     const double tilt = args.family.tilt;
-    const Real scale = static_cast<Real>(path == ClassPath::kLinear      ? problem.scale
-                                         : path == ClassPath::kBernoulli ? tilt
-                                                                         : 1.0);
+    const Real scale = static_cast<Real>(path == ClassPath::kBernoulli ? tilt : 1.0);
+    if (adds_in_place() && slope == 0 && scale == 1) return;
     parallel(parallel_for, classes, 1, [&](int64_t begin, int64_t end) {
       std::vector<Real> buffer(converts(args.table.dtype) ? planes * width : 0);
       for (int64_t c = begin; c < end; ++c) {
@@ -124,8 +123,8 @@ struct Backward {
         Real* sum = buffer.empty() ? static_cast<Real*>(to) : buffer.data();
         sum_blocks(c, sum);
         const Real* b = problem.table + c * problem.table_stride;
-        const Real total = slope * static_cast<Real>(totals[c]);
         if (slope != 0) {
+          const Real total = slope * static_cast<Real>(totals[c]);
           for (int64_t j = 0; j < width; ++j) sum[j] = scale * sum[j] + total * b[j];
         } else {
           for (int64_t j = 0; j < planes * width; ++j) sum[j] *= scale;
@@ -160,7 +159,7 @@ struct Backward {
   void run() {
     weigh_residual();
     choose_path();
-    if (args.grad_table || args.grad_bias) sum_classes();
+    if (args.grad_bias || (args.grad_table && problem.square != 0)) sum_classes();
     if (args.grad_a || args.grad_table) run_blocks();
     if (args.grad_table) finish_table();
     if (!args.grad_bias) return;

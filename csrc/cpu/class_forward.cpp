@@ -88,10 +88,12 @@ void forward(const ClassArgs& args, ParallelFor parallel_for) {
   const Real* weight = static_cast<const Real*>(args.weight);
   std::vector<double> losses(rows);
   const int64_t blocks = (rows + kLogitRows - 1) / kLogitRows;
+  const int64_t step = path == ClassPath::kLinear ? linear_rows(classes) : kLogitRows;
   parallel(parallel_for, blocks, 1, [&](int64_t begin, int64_t end) {
-    std::vector<double> scores(kLogitRows * classes);
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = block * kLogitRows, last = std::min(first + kLogitRows, rows);
+    const int64_t stop = std::min(end * kLogitRows, rows);
+    std::vector<double> scores(std::min(step, stop - begin * kLogitRows) * classes);
+    for (int64_t first = begin * kLogitRows; first < stop; first += step) {
+      const int64_t last = std::min(first + step, stop);
       logits(problem, first, last, scores.data());
       for (int64_t i = first; i < last; ++i) {
         double* row = scores.data() + (i - first) * classes;

@@ -7,6 +7,6 @@
 #define BLL_DOT_ROWS 4
 #define BLL_DOT_CLASSES 4
 #define BLL_SUM_VECTORS 4
-#define BLL_SUMS 12
+#define BLL_SUM_ROWS 6
 #include "cpu/gram_table.inc"
 #endif

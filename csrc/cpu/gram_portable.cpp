@@ -6,5 +6,5 @@
 #define BLL_DOT_ROWS 4
 #define BLL_DOT_CLASSES 2
 #define BLL_SUM_VECTORS 2
-#define BLL_SUMS 8
+#define BLL_SUM_ROWS 4
 #include "cpu/gram_table.inc"

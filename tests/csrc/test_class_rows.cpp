@@ -137,7 +137,9 @@ int main() {
       ClassShape classes{args, 9, 101, 66, false, Reduction::kNone};
       classes.upstream = true;
       const ClassShape one{args, 5, 1, 11};
-      for (const ClassShape& s : {odd, wide, many, classes, one}) {
+      const ClassShape panels{args, 139, 17, 77};  // rows of two panels, the last of them few
+      const ClassShape tiles{args, 6, 17, 308};    // two tiles of latents
+      for (const ClassShape& s : {odd, wide, many, classes, one, panels, tiles}) {
         check<float>(s, DType::kFloat32, isa_name(i));
         check<double>(s, DType::kFloat64, isa_name(i));
       }
