@@ -121,7 +121,7 @@ def _resnet18() -> list[dict[str, Any]]:
     base = RESNET | {"model": "resnet18", "width": 8, "lr": 5e-3}
     before, best = _FORMS[1], _FORMS[-1]
     rules = [_FORMS[0], best, *map(_with, ("pred", "pred-sim", "bll-proto", "bll-kl", "fa"))]
-    cuts = [{**best, "blocks": blocks} for blocks in (2, 8)]
+    cuts = [{**form, "blocks": blocks} for form in (best, _FINER) for blocks in (2, 8)]
     return _runs(base, [*rules, _FINER, *cuts, before])
 
 
