@@ -95,6 +95,41 @@ def pair_table(
     return Traffic(latents * item + order + table, stored, PAIR_SPECIAL[family] * rows * width)
 
 
+def group_table(
+    rows: int,
+    width: int,
+    classes: int,
+    item: int,
+    *,
+    sections: int,
+    threads: int,
+    slots: int = 1,
+    sweeps: int = 1,
+    float_sums: bool = False,
+) -> Traffic:
+    """As `pair_table`, of categorical groups (`group_table`, `group_table_long`).
+
+    Args:
+        rows: of a.
+        width: latents per row.
+        classes: rows of the table.
+        item: bytes of the dtype.
+        sections: of every class's rows.
+        threads: that share a row, each of which reads its place in the order.
+        slots: rows that a block takes at once, each with a read of the message.
+        sweeps: 1 where registers or shared memory keep latents and sums; else 4, and sums are in
+            memory.
+        float_sums: of the table kernel, whatever the dtype: long groups.
+    """
+    latents, table = rows * width, classes * width
+    kept = sweeps == 1
+    loaded = sweeps * latents * item + 4 * rows * threads
+    loaded += slots * sections * table * item if kept else (sweeps * item + 4) * latents
+    sums = sections * table * (4 if float_sums or sections > 1 else item)
+    stored = latents * item + sums + (0 if kept else 4 * latents)
+    return Traffic(loaded, stored, PAIR_SPECIAL["categorical"] * latents)
+
+
 def class_table(
     rows: int, latents: int, classes: int, item: int, *, tile: int, sections: int
 ) -> Traffic:
@@ -208,6 +243,18 @@ def table() -> str:
             "latent by label, bernoulli, 4096 x 1024, 10 classes",
             pair_table("bernoulli", 4096, 1024, 10, 2, sections=24, blocks=24 * 10 * 4),
             4096 * 1024,
+        ),
+        _line(
+            "group_table",
+            "latent by label, categorical, 4096 x 1024, 10 classes",
+            group_table(4096, 1024, 10, 2, sections=64, threads=128),
+            4096 * 1024,
+        ),
+        _line(
+            "group_table_long",
+            "latent by label, kept on the chip, 4096 x 32,768, 10 classes",
+            group_table(4096, 32_768, 10, 2, sections=24, threads=512, float_sums=True),
+            4096 * 32_768,
         ),
         _line(
             "rank_kernel and three more",

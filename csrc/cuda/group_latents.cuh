@@ -11,8 +11,8 @@ namespace bll::cuda {
 // Where one thread finds its latents of one group.
 struct GroupPlace {
   int64_t a, b, out;  // offsets of the group's first latent; b < 0: no such row
-  int64_t group;
-  int first, step;  // the thread's first vector and the distance to its next, in vectors
+  int64_t group;      // its latents
+  int first, step;    // the thread's first vector and the distance to its next, in vectors
   bool inside;
 };
 
@@ -20,6 +20,7 @@ struct GroupPlace {
 template <class Access, int held>
 struct Resident {
   static constexpr int kCount = Access::kCount, kVectors = held / Access::kCount;
+  static constexpr bool kSums = false;
   float a[kVectors][kCount], b[kVectors][kCount];
 
   __device__ __forceinline__ void load(const PairView& v, const GroupPlace& place) {
@@ -39,37 +40,45 @@ struct Resident {
     }
   }
 
-  // function(a[kCount], b[kCount], column) for every vector of the thread.
+  // function(a[kCount], b[kCount], number, column) for every vector of the thread.
   template <class Function>
   __device__ __forceinline__ void each(const PairView&, const GroupPlace& place,
                                        Function&& function) const {
 #pragma unroll
     for (int k = 0; k < kVectors; ++k) {
       const int64_t column = int64_t{place.first + k * place.step} * kCount;
-      if (place.inside && column < place.group) function(a[k], b[k], column);
+      if (place.inside && column < place.group) function(a[k], b[k], k, column);
     }
   }
 };
 
-// Where a thread of a block of kLongBlock keeps the raw latents of its vectors in shared memory:
-// neighbouring threads side by side, whatever the operands' dtypes.
-template <class Access>
+// Where a thread of a block of kLongBlock keeps the raw latents of its vectors in shared memory,
+// and their sums where there are some: neighbouring threads side by side, whatever the operands'
+// dtypes.
+template <class Access, bool sums>
 struct Slots;
 
-template <class T>
-struct Slots<Wide<T>> {
+template <class T, bool sums>
+struct Slots<Wide<T>, sums> {
   using Raw = typename Wide<T>::Raw;
+  using Sum = typename Wide<T>::Floats;
+  static constexpr int kPacks = Wide<T>::kQuads;  // of a vector's sums
   uint4* memory;
 
   __device__ __forceinline__ uint4* at(const PairView& v, int k, int quad) const {
-    const int quads = 1 + Wide<T>::quads(v.b_dtype);
+    const int quads = 1 + Wide<T>::quads(v.b_dtype) + (sums ? kPacks : 0);
     return memory + (k * quads + quad) * kLongBlock + threadIdx.x;
   }
-  // Sets out for both operands.
-  __device__ __forceinline__ void fetch(const PairView& v, int k, int64_t a, int64_t b) const {
-    BLL_COPY_ASYNC(at(v, k, 0), Wide<T>::address(v.a, v.a_dtype, a));
-    for (int q = 0; b >= 0 && q < Wide<T>::quads(v.b_dtype); ++q) {
-      BLL_COPY_ASYNC(at(v, k, 1 + q), Wide<T>::address(v.b, v.b_dtype, b) + q);
+  __device__ __forceinline__ Sum* sum(const PairView& v, int k, int pack) const {
+    return reinterpret_cast<Sum*>(at(v, k, 1 + Wide<T>::quads(v.b_dtype) + pack));
+  }
+  // Both set out for the operand.
+  __device__ __forceinline__ void fetch_a(const PairView& v, int k, int64_t offset) const {
+    BLL_COPY_ASYNC(at(v, k, 0), Wide<T>::address(v.a, v.a_dtype, offset));
+  }
+  __device__ __forceinline__ void fetch_b(const PairView& v, int k, int64_t offset) const {
+    for (int q = 0; q < Wide<T>::quads(v.b_dtype); ++q) {
+      BLL_COPY_ASYNC(at(v, k, 1 + q), Wide<T>::address(v.b, v.b_dtype, offset) + q);
     }
   }
   __device__ __forceinline__ void read(const PairView& v, int k, Raw& a, Raw& b) const {
@@ -81,17 +90,27 @@ struct Slots<Wide<T>> {
   }
 };
 
-template <>
-struct Slots<Single> {
+template <bool sums>
+struct Slots<Single, sums> {
   using Raw = Single::Raw;
+  struct Sum {
+    float x[1];
+  };
+  static constexpr int kPacks = 1;
   uint4* memory;
 
-  __device__ __forceinline__ float* at(int k, int operand) const {
-    return reinterpret_cast<float*>(memory) + (2 * k + operand) * kLongBlock + threadIdx.x;
+  __device__ __forceinline__ float* at(int k, int item) const {
+    constexpr int items = sums ? 3 : 2;
+    return reinterpret_cast<float*>(memory) + (items * k + item) * kLongBlock + threadIdx.x;
   }
-  __device__ __forceinline__ void fetch(const PairView& v, int k, int64_t a, int64_t b) const {
-    *at(k, 0) = Single::load(v.a, v.a_dtype, a).x;
-    if (b >= 0) *at(k, 1) = Single::load(v.b, v.b_dtype, b).x;
+  __device__ __forceinline__ Sum* sum(const PairView&, int k, int) const {
+    return reinterpret_cast<Sum*>(at(k, 2));
+  }
+  __device__ __forceinline__ void fetch_a(const PairView& v, int k, int64_t offset) const {
+    *at(k, 0) = Single::load(v.a, v.a_dtype, offset).x;
+  }
+  __device__ __forceinline__ void fetch_b(const PairView& v, int k, int64_t offset) const {
+    *at(k, 1) = Single::load(v.b, v.b_dtype, offset).x;
   }
   __device__ __forceinline__ void read(const PairView&, int k, Raw& a, Raw& b) const {
     a.x = *at(k, 0), b.x = *at(k, 1);
@@ -100,23 +119,22 @@ struct Slots<Single> {
 
 // Latents of long groups: a thread's first `kept` vectors wait in shared memory for the next sweep,
 // the others are read again by every sweep. A thread only ever reads what it has put there itself.
-template <class Access>
+template <class Access, bool sums = false>
 struct Staged {
   static constexpr int kCount = Access::kCount;
-  Slots<Access> slots;
+  static constexpr bool kSums = false;
+  Slots<Access, sums> slots;
   int kept;
 
-  __device__ __forceinline__ void load(const PairView& v, const GroupPlace& place) {
-    const int end = static_cast<int>(place.group), step = place.step * kCount;
-    int column = place.first * kCount;
-#pragma unroll 2
-    for (int k = 0; k < kept && column < end; ++k, column += step) {
-      slots.fetch(v, k, place.a + column, place.b < 0 ? -1 : place.b + column);
-    }
+  __device__ __forceinline__ void load(const PairView& v, const GroupPlace& place) const {
+    each_kept(place, [&](int k, int column) {
+      slots.fetch_a(v, k, place.a + column);
+      if (place.b >= 0) slots.fetch_b(v, k, place.b + column);
+    });
     BLL_COPY_WAIT();
   }
 
-  // function(a[kCount], b[kCount], column) for every vector of the thread.
+  // function(a[kCount], b[kCount], number, column) for every vector of the thread.
   template <class Function>
   __device__ __forceinline__ void each(const PairView& v, const GroupPlace& place,
                                        Function&& function) const {
@@ -134,8 +152,18 @@ struct Staged {
       float a[kCount], b[kCount];
       Access::unpack(raw_a, v.a_dtype, a);
       Access::unpack(place.b < 0 ? Access::nan() : raw_b, v.b_dtype, b);
-      function(a, b, column);
+      function(a, b, k, column);
     }
+  }
+
+ protected:
+  // function(number, column) for the vectors that wait in shared memory.
+  template <class Function>
+  __device__ __forceinline__ void each_kept(const GroupPlace& place, Function&& function) const {
+    const int end = static_cast<int>(place.group), step = place.step * kCount;
+    int column = place.first * kCount;
+#pragma unroll 2
+    for (int k = 0; k < kept && column < end; ++k, column += step) function(k, column);
   }
 };
 

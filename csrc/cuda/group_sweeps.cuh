@@ -3,6 +3,8 @@
 // of the kernel.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/group_latents.cuh"
 #include "cuda/groups.h"
 #include "cuda/pair_items.cuh"
@@ -11,9 +13,11 @@
 
 namespace bll::cuda {
 
+// Latents: by value, or a reference to what outlives the group.
 template <class Access, class Latents, class Threads>
 class GroupSweeps {
  public:
+  static constexpr bool kSums = std::remove_reference_t<Latents>::kSums;
   using Family = Categorical<float>;
   static constexpr int kCount = Access::kCount;
 
@@ -28,7 +32,7 @@ class GroupSweeps {
     float most[3] = {-HUGE_VALF, -HUGE_VALF, -HUGE_VALF};  // of a, of b, of -b
     float anchor[1] = {-HUGE_VALF};
     latents_.each(view_.pair, place_,
-                  [&](const float (&a)[kCount], const float (&b)[kCount], int64_t) {
+                  [&](const float (&a)[kCount], const float (&b)[kCount], int, int64_t) {
 #pragma unroll
                     for (int i = 0; i < kCount; ++i) {
                       const bool above = a[i] > most[0], level = a[i] == most[0];
@@ -49,7 +53,7 @@ class GroupSweeps {
   __device__ __forceinline__ void find_prior() {
     float sums[2] = {0, 0}, most[1] = {-HUGE_VALF};
     latents_.each(view_.pair, place_,
-                  [&](const float (&a)[kCount], const float (&b)[kCount], int64_t) {
+                  [&](const float (&a)[kCount], const float (&b)[kCount], int, int64_t) {
 #pragma unroll
                     for (int i = 0; i < kCount; ++i) {
                       const float weight = exp_nonpositive(a[i] - range_.max_a);
@@ -89,7 +93,8 @@ class GroupSweeps {
   template <Loss L>
   __device__ __forceinline__ void store_gradients(float factor) const {
     const PairView& v = view_.pair;
-    if (v.grad_a == nullptr && v.grad_b == nullptr && v.next == nullptr) return;
+    const bool sums = kReachesMessage<L> && kSums;
+    if (!sums && v.grad_a == nullptr && v.grad_b == nullptr && v.next == nullptr) return;
     if (form_ == Family::Form::kNarrow) {
       store<L>(factor, [&](float a, float b) { return tilted_element<L, true>(a, b); });
     } else if (form_ == Family::Form::kTilt) {
@@ -114,7 +119,7 @@ class GroupSweeps {
   template <bool Narrow>
   __device__ __forceinline__ void add_tilt(float (&sums)[3]) const {
     latents_.each(view_.pair, place_,
-                  [&](const float (&a)[kCount], const float (&b)[kCount], int64_t) {
+                  [&](const float (&a)[kCount], const float (&b)[kCount], int, int64_t) {
 #pragma unroll
                     for (int i = 0; i < kCount; ++i) {
                       const float weight = exp_nonpositive(a[i] - range_.max_a);
@@ -129,7 +134,7 @@ class GroupSweeps {
 
   __device__ __forceinline__ void add_posterior(float (&sums)[3]) const {
     latents_.each(
-        view_.pair, place_, [&](const float (&a)[kCount], const float (&b)[kCount], int64_t) {
+        view_.pair, place_, [&](const float (&a)[kCount], const float (&b)[kCount], int, int64_t) {
 #pragma unroll
           for (int i = 0; i < kCount; ++i) {
             const float r = family_.logit(range_, a[i], b[i]);
@@ -185,7 +190,7 @@ class GroupSweeps {
     const PairView& v = view_.pair;
     const float factor_b = factor * family_.tilt;
     latents_.each(v, place_,
-                  [&](const float (&a)[kCount], const float (&b)[kCount], int64_t column) {
+                  [&](const float (&a)[kCount], const float (&b)[kCount], int k, int64_t column) {
                     if (v.next != nullptr) store_next(a, b, column);
                     float grad_a[kCount], grad_b[kCount];
 #pragma unroll
@@ -196,18 +201,21 @@ class GroupSweeps {
                     }
                     if (v.grad_a != nullptr)
                       Access::store(v.grad_a, v.a_dtype, place_.out + column, grad_a);
-                    if (kReachesMessage<L> && v.grad_b != nullptr) {
-                      Access::store(v.grad_b, view_.grad_b_dtype, place_.out + column, grad_b);
+                    if constexpr (kReachesMessage<L> && kSums) {
+                      latents_.add(v, k, column, grad_b);
+                    } else if (kReachesMessage<L> && v.grad_b != nullptr) {
+                      Access::store(v.grad_b, v.b_dtype, place_.out + column, grad_b);
                     }
                   });
   }
 };
 
-__device__ __forceinline__ GroupPlace place_of_group(const GroupView& v, int64_t group, int64_t row,
-                                                     int first, int step) {
+// Of the group `number`, one of row `row`, which meets the message in `b_row` (-1: in none).
+__device__ __forceinline__ GroupPlace place_of_group(const GroupView& v, int64_t number,
+                                                     int64_t row, int64_t b_row, int first,
+                                                     int step) {
   GroupPlace place;
-  const int64_t column = (group - row * v.groups_per_row) * v.group;
-  const int64_t b_row = message_row(v.pair, row);
+  const int64_t column = (number - row * v.groups_per_row) * v.group;
   place.a = row * v.pair.a_row + column;
   place.b = b_row < 0 ? -1 : b_row * v.pair.b_row + column;
   place.out = row * v.pair.width + column;

@@ -28,17 +28,23 @@ inline constexpr GroupTier kGroupTiers[] = {
     {INT64_MAX, kLongBlock, true, 0},
 };
 
+// With the gradient of a class table threads hold fewer latents: with more, registers would spill.
+inline constexpr GroupTier kTableTiers[] = {
+    {256, 256, false, 8},
+    {1024, 128, true, 8},
+    {2048, 256, true, 8},
+    {4096, 512, true, 8},
+    {INT64_MAX, kLongBlock, true, 0},
+};
+
 // Blocks of a tier that fit a multiprocessor at once.
 inline constexpr int blocks_per_processor(const GroupTier& tier) {
   return tier.whole ? 512 / tier.block : 2;
 }
 
-template <int tier>
-inline constexpr int kTierBlocks = blocks_per_processor(kGroupTiers[tier]);
-
-inline int group_tier(int64_t group) {
+inline int group_tier(const GroupTier* tiers, int64_t group) {
   int tier = 0;
-  while (group > kGroupTiers[tier].most) ++tier;
+  while (group > tiers[tier].most) ++tier;
   return tier;
 }
 
@@ -46,9 +52,8 @@ inline int group_tier(int64_t group) {
 inline constexpr int kStreamedReads = 4;
 
 struct GroupView {
-  PairView pair;       // value: one partial per block, or [rows, groups of a row]
-  DType grad_b_dtype;  // float32 where pair.grad_b is scratch memory
-  bool per_row;        // of pair.value
+  PairView pair;  // value: one partial per block, or [rows, groups of a row]
+  bool per_row;   // of pair.value
   int64_t group, groups_per_row, groups;
   int lanes;  // threads per group, in tiers that are not `whole`
   // Long groups: blocks that share one, vectors that a thread keeps, bytes of shared memory.
@@ -56,11 +61,19 @@ struct GroupView {
   size_t shared;
 };
 
+// Kernel argument of the table gradient. Long groups: the blocks of a cluster share what a block
+// has, and sums are float32.
+struct GroupTableView {
+  GroupView groups;  // b is the table
+  TableShare share;  // a run of columns: `across` groups
+  int across;
+};
+
 // A launcher per tier, for one loss.
 void run_groups(const FamilyArgs& family, Loss loss, int tier, bool wide, const GroupView& view,
                 int blocks, cudaStream_t stream);
 
-// Sums rows of float32 gradients per class: the table kernel of pair_elements.cuh without a family.
-void run_class_sums(bool wide, const TableView& view, int64_t blocks, cudaStream_t stream);
+void run_group_table(const FamilyArgs& family, Loss loss, int tier, bool wide,
+                     const GroupTableView& view, int64_t blocks, cudaStream_t stream);
 
 }  // namespace bll::cuda

@@ -28,7 +28,6 @@ const PairLaunchers& launchers_of(FamilyId id) {
 struct Scratch {
   float* partials = nullptr;
   float* sections = nullptr;
-  float* dense_b = nullptr;  // gradients of gathered messages, categorical
   LabelSort sort{};
 
   Scratch(const PairArgs& args, const PairPlan& plan, Workspace& workspace) {
@@ -43,9 +42,6 @@ struct Scratch {
     sort.chunk_rows = plan.sort_rows;
     sort.labels = args.labels;
     sort.take(workspace);
-    if (args.family.id == FamilyId::kCategorical) {
-      dense_b = workspace.take<float>(args.a.count * args.width);
-    }
     if (plan.table_scratch) {
       sections = workspace.take<float>(plan.sections * args.b.count * planes * args.width);
     }
@@ -96,12 +92,9 @@ bool writes(const PairView& v) {
   return v.value != nullptr || v.grad_a != nullptr || v.grad_b != nullptr || v.next != nullptr;
 }
 
-void run_categorical(const PairArgs& args, const PairPlan& plan, const PairView& view,
-                     float* dense_b, cudaStream_t stream) {
+GroupView groups_of(const PairArgs& args, const PairPlan& plan, const PairView& view) {
   GroupView v{};
   v.pair = view;
-  if (dense_b != nullptr) v.pair.grad_b = dense_b;
-  v.grad_b_dtype = dense_b != nullptr ? DType::kFloat32 : args.b.dtype;
   v.per_row = view.per_row;
   v.group = args.family.group;
   v.groups_per_row = plan.group.per_row;
@@ -110,13 +103,17 @@ void run_categorical(const PairArgs& args, const PairPlan& plan, const PairView&
   v.cluster = plan.group.cluster;
   v.kept = plan.group.kept;
   v.shared = static_cast<size_t>(plan.group.shared);
-  if (!writes(v.pair)) return;
-  run_groups(args.family, args.loss, plan.group.tier, plan.group.wide, v, plan.blocks, stream);
+  return v;
 }
 
-void run_elements(const PairArgs& args, const PairPlan& plan, const PairView& view,
-                  cudaStream_t stream) {
+void run_rows(const PairArgs& args, const PairPlan& plan, const PairView& view,
+              cudaStream_t stream) {
   if (!writes(view)) return;
+  if (args.family.id == FamilyId::kCategorical) {
+    const GroupView groups = groups_of(args, plan, view);
+    return run_groups(args.family, args.loss, plan.group.tier, plan.group.wide, groups, plan.blocks,
+                      stream);
+  }
   launchers_of(args.family.id)
       .elements(args.family, args.loss, plan.layout.wide(), view, plan.blocks, stream);
 }
@@ -135,27 +132,19 @@ void finish_value(const PairArgs& args, const PairPlan& plan, const PairView& vi
 void run_table(const PairArgs& args, const PairPlan& plan, const PairView& view,
                const Scratch& scratch, cudaStream_t stream) {
   sort_labels(scratch.sort, stream);
-  TableView t{};
-  t.pair = view;
-  t.order = scratch.sort.order;
-  t.start = scratch.sort.start;
-  t.out = plan.table_scratch ? scratch.sections : args.grad_b;
-  t.out_dtype = plan.table_scratch ? DType::kFloat32 : args.b.dtype;
-  t.sections = plan.sections;
-  t.owners = plan.table_owners;
-  t.chunks = static_cast<uint32_t>(plan.table.chunks);
-  t.lanes = plan.table.lanes;
-  t.unit_columns = static_cast<int>(plan.table.columns);
-  if (scratch.dense_b != nullptr) {
-    t.pair.a = scratch.dense_b;
-    t.pair.a_dtype = DType::kFloat32;
-    t.pair.a_row = args.width;
-    t.pair.weight = t.pair.grad = nullptr;  // they are in already
-    t.pair.scale = 1;
-    t.pair.value = nullptr;  // so are the outputs of the rows
-    t.pair.grad_a = t.pair.next = nullptr;
-    run_class_sums(plan.table.wide(), t, plan.table_blocks, stream);
+  TableShare share{};
+  share.order = scratch.sort.order;
+  share.start = scratch.sort.start;
+  share.out = plan.table_scratch ? scratch.sections : args.grad_b;
+  share.out_dtype = plan.table_scratch ? DType::kFloat32 : args.b.dtype;
+  share.sections = plan.sections;
+  share.chunks = static_cast<uint32_t>(plan.table.chunks);
+  if (args.family.id == FamilyId::kCategorical) {
+    const GroupTableView t{groups_of(args, plan, view), share, plan.group.across};
+    run_group_table(args.family, args.loss, plan.group.tier, plan.group.wide, t, plan.table_blocks,
+                    stream);
   } else {
+    const TableView t{view, share, plan.table.lanes, static_cast<int>(plan.table.columns)};
     launchers_of(args.family.id)
         .table(args.family, args.loss, plan.table.wide(), t, plan.table_blocks, stream);
   }
@@ -203,12 +192,11 @@ cudaError_t pair_loss(const PairArgs& args, const Device& device, void* memory,
   Workspace workspace(memory);
   const Scratch scratch(args, plan, workspace);
   const PairView view = view_of(args, plan, scratch);
-  if (args.family.id == FamilyId::kCategorical) {
-    run_categorical(args, plan, view, scratch.dense_b, stream);
-  } else if (!plan.one_pass) {
-    run_elements(args, plan, view, stream);
+  if (plan.sections > 0) {
+    run_table(args, plan, view, scratch, stream);
+  } else {
+    run_rows(args, plan, view, stream);
   }
-  if (plan.sections > 0) run_table(args, plan, view, scratch, stream);
   finish_value(args, plan, view, stream);
   return cudaGetLastError();
 }

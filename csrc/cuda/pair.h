@@ -42,16 +42,21 @@ struct PairView {
   NextMix<float> mix;
 };
 
-// Kernel argument of the table gradient: rows of one class after the other.
-struct TableView {
-  PairView pair;         // b is the table; outputs of the rows that are not wanted are nullptr
+// How the gradient of a class table is shared out: a block owns a class, a run of columns and a
+// section of the class's rows.
+struct TableShare {
   const int32_t* order;  // rows sorted by label
   const int32_t* start;  // [classes + 2]: of the classes, of the rows that have none
   void* out;             // [sections, classes, planes, width]
   DType out_dtype;
   int64_t sections;
-  int64_t owners;  // classes, and one more where rows without a class have outputs too
-  uint32_t chunks;
+  uint32_t chunks;  // runs of columns
+};
+
+// Kernel argument of the table gradient: rows of one class after the other.
+struct TableView {
+  PairView pair;  // b is the table
+  TableShare share;
   int lanes, unit_columns;
 };
 

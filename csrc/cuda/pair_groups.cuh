@@ -5,6 +5,7 @@
 #include "cuda/block.h"
 #include "cuda/cluster.h"
 #include "cuda/group_sweeps.cuh"
+#include "cuda/group_tiers.cuh"
 
 namespace bll::cuda {
 
@@ -23,7 +24,7 @@ __global__ void __launch_bounds__(block, resident)
     float weight = 0, factor = 0;
     if (group < v.groups) {
       const int64_t row = v.groups_per_row == 1 ? group : group / v.groups_per_row;
-      place = place_of_group(v, group, row, lane, step);
+      place = place_of_group(v, group, row, message_row(v.pair, row), lane, step);
       weight = row_weight(v.pair, row);
       factor = weight * row_grad(v.pair, row);
     }
@@ -60,7 +61,8 @@ __global__ void __launch_bounds__(kLongBlock, 2)
   float sum = 0;
   for (int64_t group = blockIdx.x / v.cluster; group < v.groups; group += gridDim.x / v.cluster) {
     const int64_t row = v.groups_per_row == 1 ? group : group / v.groups_per_row;
-    const GroupPlace place = place_of_group(v, group, row, first, v.cluster * kLongBlock);
+    const GroupPlace place =
+        place_of_group(v, group, row, message_row(v.pair, row), first, v.cluster * kLongBlock);
     const float weight = row_weight(v.pair, row);
     GroupSweeps<Access, Staged<Access>, Threads> sweeps(family, v, place, team, latents);
     sweeps.find_range();
@@ -80,51 +82,22 @@ __global__ void __launch_bounds__(kLongBlock, 2)
   if (threadIdx.x == 0) v.pair.value[blockIdx.x] = v.pair.value_scale * sum;
 }
 
-template <Loss L, class Access>
-void launch_long_groups(const FamilyArgs& args, const GroupView& view, int blocks,
-                        cudaStream_t stream) {
-  const Categorical<float> family(args.tau, args.tilt);
-  BLL_LAUNCH_CLUSTER((pair_groups_long<L, Access>), static_cast<unsigned>(blocks), kLongBlock,
-                     view.cluster, view.shared, stream, family, view);
-}
-
-template <Loss L, class Access, int tier>
-void launch_groups(const FamilyArgs& args, const GroupView& view, int blocks, cudaStream_t stream) {
-  constexpr GroupTier t = kGroupTiers[tier];
-  const Categorical<float> family(args.tau, args.tilt);
-  BLL_LAUNCH((pair_groups<L, Access, t.held, t.block, t.whole, kTierBlocks<tier>>), blocks, t.block,
-             stream, family, view);
-}
-
-template <Loss L, class Access>
-void run_tier(const FamilyArgs& family, int tier, const GroupView& view, int blocks,
-              cudaStream_t stream) {
-  switch (tier) {
-    case 0:
-      return launch_groups<L, Access, 0>(family, view, blocks, stream);
-    case 1:
-      return launch_groups<L, Access, 1>(family, view, blocks, stream);
-    case 2:
-      return launch_groups<L, Access, 2>(family, view, blocks, stream);
-    case 3:
-      return launch_groups<L, Access, 3>(family, view, blocks, stream);
-    default:
-      return launch_long_groups<L, Access>(family, view, blocks, stream);
-  }
-}
-
 template <Loss L>
-void run_groups_of(const FamilyArgs& family, int tier, bool wide, const GroupView& view, int blocks,
+void run_groups_of(const FamilyArgs& args, int tier, bool wide, const GroupView& view, int blocks,
                    cudaStream_t stream) {
-  if (!wide) return run_tier<L, Single>(family, tier, view, blocks, stream);
-  switch (view.pair.a_dtype) {
-    case DType::kBFloat16:
-      return run_tier<L, Wide<__nv_bfloat16>>(family, tier, view, blocks, stream);
-    case DType::kFloat16:
-      return run_tier<L, Wide<__half>>(family, tier, view, blocks, stream);
-    default:
-      return run_tier<L, Wide<float>>(family, tier, view, blocks, stream);
-  }
+  const Categorical<float> family(args.tau, args.tilt);
+  with_tier(tier, wide, view.pair.a_dtype, [&](auto access, auto chosen) {
+    using Access = decltype(access);
+    constexpr GroupTier t = kGroupTiers[chosen.value];
+    if constexpr (t.held == 0) {
+      BLL_LAUNCH_CLUSTER((pair_groups_long<L, Access>), static_cast<unsigned>(blocks), kLongBlock,
+                         view.cluster, view.shared, stream, family, view);
+    } else {
+      constexpr int resident = blocks_per_processor(t);
+      BLL_LAUNCH((pair_groups<L, Access, t.held, t.block, t.whole, resident>), blocks, t.block,
+                 stream, family, view);
+    }
+  });
 }
 
 }  // namespace bll::cuda

@@ -49,10 +49,27 @@ Layout lay_out(int64_t width, int count, int lanes) {
   return layout;
 }
 
-// Bytes of shared memory that keep a vector of both operands for every thread of a block.
+// Whether the gradient of a class table is wanted.
+bool wants_table(const PairArgs& args) {
+  return args.labels != nullptr && args.b.count > 0 && args.grad_b != nullptr &&
+         reaches_message(args.loss);
+}
+
+// Sections of a class's rows that are worth their sums.
+int64_t most_sections(const PairArgs& args) {
+  return std::min(div_up(args.a.count, kLeastRowsOfSection), kMostSections);
+}
+
+const GroupTier* tiers_of(const PairArgs& args) {
+  return wants_table(args) ? kTableTiers : kGroupTiers;
+}
+
+// Bytes of shared memory that keep a vector of both operands, and of the sums of a class table's
+// gradient, for every thread of a block.
 int64_t kept_bytes(const PairArgs& args, bool wide) {
   const int64_t quads = item_size(args.b.dtype) / item_size(args.a.dtype);
-  return kLongBlock * (wide ? 16 * (1 + quads) : 8);
+  const int64_t sums = wants_table(args) ? 4 / item_size(args.a.dtype) : 0;
+  return kLongBlock * (wide ? 16 * (1 + quads + sums) : wants_table(args) ? 12 : 8);
 }
 
 // As few blocks to a group as can keep it with two of them on a multiprocessor, or more where
@@ -60,6 +77,9 @@ int64_t kept_bytes(const PairArgs& args, bool wide) {
 void plan_long_groups(PairPlan& plan, const PairArgs& args, int64_t count, const Device& device) {
   constexpr int64_t reserved = 1024;  // by the system, per block
   GroupLayout& group = plan.group;
+  // With a class table's gradient, a cluster has many groups in turn.
+  const int64_t owners = (args.b.count + 1) * most_sections(args) * group.per_row;
+  const int64_t turns = wants_table(args) ? std::min(owners, group.count) : group.count;
   const int64_t vectors = div_up(args.family.group, count);
   const int64_t bytes = kept_bytes(args, group.wide);
   const int64_t whole = std::max<int64_t>(device.shared - kLongShared, 0);
@@ -69,8 +89,7 @@ void plan_long_groups(PairPlan& plan, const PairArgs& args, int64_t count, const
   const auto share = [&](int64_t blocks) { return div_up(vectors, blocks * kLongBlock); };
   group.cluster = 1;
   while (2 * group.cluster <= most && share(group.cluster) > 1 &&
-         (share(group.cluster) * bytes > half ||
-          2 * group.cluster * group.count <= device.processors)) {
+         (share(group.cluster) * bytes > half || 2 * group.cluster * turns <= device.processors)) {
     group.cluster *= 2;
   }
   const bool two = share(group.cluster) * bytes <= half;
@@ -84,8 +103,8 @@ void plan_long_groups(PairPlan& plan, const PairArgs& args, int64_t count, const
 void plan_groups(PairPlan& plan, const PairArgs& args, int vector, const Device& device) {
   GroupLayout& group = plan.group;
   const int64_t latents = args.family.group;
-  group.tier = group_tier(latents);
-  const GroupTier& tier = kGroupTiers[group.tier];
+  group.tier = group_tier(tiers_of(args), latents);
+  const GroupTier& tier = tiers_of(args)[group.tier];
   group.wide = vector > 1 && latents % vector == 0;
   group.lanes = tier.whole ? tier.block : power_of_two(div_up(latents, tier.held), kWarp);
   group.per_row = args.width / latents;
@@ -97,19 +116,29 @@ void plan_groups(PairPlan& plan, const PairArgs& args, int vector, const Device&
   if (tier.held == 0) plan_long_groups(plan, args, group.wide ? vector : 1, device);
 }
 
+// Columns of a class table as blocks, or clusters, own them; returns their blocks.
+int64_t plan_columns(PairPlan& plan, const PairArgs& args, int count) {
+  if (args.family.id != FamilyId::kCategorical) {
+    plan.table = lay_out(args.width, count, kTableLanes);
+    return plan.table.chunks;
+  }
+  GroupLayout& group = plan.group;
+  const GroupTier& tier = kTableTiers[group.tier];
+  group.across = tier.whole ? 1 : power_of_two(group.per_row, tier.block / group.lanes);
+  plan.table.chunks = div_up(group.per_row, group.across);
+  return plan.table.chunks * (tier.held == 0 ? group.cluster : 1);
+}
+
 void plan_table(PairPlan& plan, const PairArgs& args, int count, const Device& device) {
   const bool groups = args.family.id == FamilyId::kCategorical;
-  // Gradients of groups are in float32 scratch memory by then.
-  if (groups) count = count > 1 ? 4 : 1;
-  plan.table = lay_out(args.width, count, kTableLanes);
-  plan.one_pass = !groups;
-  plan.table_owners = args.b.count + (plan.one_pass ? 1 : 0);
-  const int64_t owners = plan.table_owners * plan.table.chunks;
-  const int64_t wanted = div_up(int64_t{device.processors} * 8, std::max<int64_t>(owners, 1));
-  const int64_t most = div_up(args.a.count, kLeastRowsOfSection);
-  plan.sections = std::clamp<int64_t>(wanted, 1, std::min(most, kMostSections));
+  // Rows without a class are one more owner.
+  const int64_t owners = (args.b.count + 1) * plan_columns(plan, args, count);
+  const int64_t wanted = div_up(int64_t{device.processors} * 8, owners);
+  plan.sections = std::clamp<int64_t>(wanted, 1, most_sections(args));
   plan.table_blocks = plan.sections * owners;
-  plan.table_scratch = plan.sections > 1 || (groups && args.b.dtype != DType::kFloat32);
+  // Long groups have their sums in float32 throughout.
+  const bool in_float = groups && kTableTiers[plan.group.tier].held == 0;
+  plan.table_scratch = plan.sections > 1 || (in_float && args.b.dtype != DType::kFloat32);
   const int64_t blocks = div_up(args.a.count, kThreads);
   const int64_t chunks = std::clamp<int64_t>(kMostCounts / args.b.count, 1, blocks);
   plan.sort_rows = div_up(blocks, chunks) * kThreads;
@@ -141,12 +170,10 @@ PairPlan plan_pair(const PairArgs& args, const Device& device) {
     plan.blocks = static_cast<int>(std::min(wave, div_up(plan.units, items)));
     plan.values_per_row = plan.layout.chunks;
   }
-  const bool table = args.labels != nullptr && args.b.count > 0;
-  if (table && args.grad_b != nullptr && reaches_message(args.loss)) {
-    plan_table(plan, args, wide ? vector : 1, device);
-  }
-  const int64_t blocks = plan.one_pass ? plan.table_blocks : plan.blocks;
-  if (plan.one_pass) plan.values_per_row = plan.table.chunks;
+  const bool table = wants_table(args);
+  if (table) plan_table(plan, args, wide ? vector : 1, device);
+  const int64_t blocks = table ? plan.table_blocks : plan.blocks;
+  if (table && args.family.id != FamilyId::kCategorical) plan.values_per_row = plan.table.chunks;
   const bool per_row = args.reduction == Reduction::kNone;
   plan.partials = per_row ? plan.rows * plan.values_per_row : blocks;
   plan.two_stages = per_row ? plan.values_per_row > 1 : blocks > 1;

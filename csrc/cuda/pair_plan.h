@@ -33,6 +33,7 @@ struct GroupLayout {
   int lanes;  // threads per group, in tiers that are not whole blocks
   bool wide;
   int64_t per_row, count;  // groups
+  int across;              // of a row that a block of the table kernel has side by side
   // Long groups: blocks that share one, vectors that a thread keeps in shared memory, its bytes.
   int cluster, kept;
   int64_t shared;
@@ -50,10 +51,9 @@ struct PairPlan {
   int64_t partials;        // floats that it leaves in all: those, or one per block
   bool two_stages;         // whether they need adding up
 
-  // The gradient of a class table; sections == 0: not wanted.
-  bool one_pass;  // its kernel has the rows' outputs too
-  int64_t table_owners, table_blocks;
-  Layout table;
+  // The gradient of a class table; sections == 0: not wanted. Its kernel has the rows' outputs too.
+  int64_t table_blocks;
+  Layout table;         // categorical: chunks only
   bool table_scratch;   // whether the first stage leaves float32 sections in scratch memory
   int64_t sections;     // parts of a class's rows, added up by a second stage
   int64_t sort_chunks;  // of `sort_rows` rows, counted by one block each

@@ -4,41 +4,32 @@
 
 #include "cuda/block.h"
 #include "cuda/pair_items.cuh"
+#include "cuda/table_share.cuh"
 
 namespace bll::cuda {
 
-// A block owns a class, a run of columns and a section of the class's rows; its threads along a
-// column take every so many rows, and are added up in order. `outputs`: value, gradient and next
-// input of the rows, where the view has a place for them.
-template <class Family, Loss L, class Access, bool outputs>
+// The threads of a block along a column take every so many rows, and are added up in order.
+template <class Family, Loss L, class Access>
 class PairTable {
  public:
   static constexpr int planes = Family::kPlanes, count = Access::kCount;
   static constexpr int batch = kItems<count, planes>;
 
   __device__ __forceinline__ PairTable(const Family& family, const TableView& t)
-      : family_(family), t_(t), v_(t.pair) {
-    chunk_ = blockIdx.x % t.chunks;
-    const uint32_t owner = blockIdx.x / t.chunks;
-    label_ = owner % t.owners, section_ = owner / t.owners;
-    exists_ = label_ < v_.classes;
+      : family_(family), t_(t), v_(t.pair), part_(part_of(t.share, t.pair.classes, blockIdx.x)) {
     lane_ = threadIdx.x & (t.lanes - 1), slot_ = threadIdx.x / t.lanes;
     slots_ = kThreads / t.lanes;
-    column_ = int64_t{chunk_} * t.unit_columns + lane_ * count;
+    column_ = int64_t{part_.chunk} * t.unit_columns + lane_ * count;
     inside_ = column_ < v_.width;
   }
 
   // The sum of the latents' losses, weighted.
   __device__ __forceinline__ float run() {
-    const int64_t first = t_.start[label_], last = t_.start[label_ + 1];
-    const int64_t share = ceil_div(last - first, t_.sections);
-    const int64_t begin = first + section_ * share;
-    const int64_t end = begin + share < last ? begin + share : last;
     load_message();
     float value = 0;
     // The same number of turns for all threads: they meet where a row's value is added up.
-    for (int64_t start = begin; start < end; start += int64_t{slots_} * batch) {
-      value += add_rows(start + slot_, end);
+    for (int64_t start = part_.begin; start < part_.end; start += int64_t{slots_} * batch) {
+      value += add_rows(start + slot_);
     }
     return value;
   }
@@ -52,7 +43,8 @@ class PairTable {
         shared[(p * count + i) * kThreads + threadIdx.x] = sums_[p][i];
     }
     __syncthreads();
-    if (slot_ > 0 || !inside_ || !exists_) return;
+    if (slot_ > 0 || !inside_ || !part_.exists) return;
+    const int64_t row = part_.section * v_.classes + part_.label;
 #pragma unroll
     for (int p = 0; p < planes; ++p) {
 #pragma unroll
@@ -61,8 +53,8 @@ class PairTable {
           sums_[p][i] += shared[(p * count + i) * kThreads + s * t_.lanes + lane_];
         }
       }
-      const int64_t at = ((section_ * v_.classes + label_) * planes + p) * v_.width + column_;
-      Access::store(t_.out, t_.out_dtype, at, sums_[p]);
+      const int64_t at = (row * planes + p) * v_.width + column_;
+      Access::store(t_.share.out, t_.share.out_dtype, at, sums_[p]);
     }
   }
 
@@ -70,29 +62,29 @@ class PairTable {
   const Family& family_;
   const TableView& t_;
   const PairView& v_;
-  uint32_t chunk_;
-  int64_t label_, section_, column_;
+  TablePart part_;
+  int64_t column_;
   int lane_, slot_, slots_;
-  bool exists_, inside_;
+  bool inside_;
   float b_[planes][count], sums_[planes][count] = {};
 
   __device__ __forceinline__ void load_message() {
     if (!inside_) return;
 #pragma unroll
     for (int p = 0; p < planes; ++p) {
-      const int64_t at = label_ * v_.b_row + p * v_.b_plane + column_;
-      Access::unpack(exists_ ? Access::load(v_.b, v_.b_dtype, at) : Access::nan(), v_.b_dtype,
+      const int64_t at = part_.label * v_.b_row + p * v_.b_plane + column_;
+      Access::unpack(part_.exists ? Access::load(v_.b, v_.b_dtype, at) : Access::nan(), v_.b_dtype,
                      b_[p]);
     }
   }
 
-  __device__ __forceinline__ float add_rows(int64_t start, int64_t end) {
+  __device__ __forceinline__ float add_rows(int64_t start) {
     int64_t rows[batch];
     typename Access::Raw raw[batch][planes];
 #pragma unroll
     for (int u = 0; u < batch; ++u) {
       const int64_t at = start + int64_t{u} * slots_;
-      rows[u] = inside_ && at < end ? BLL_LOAD(t_.order + at) : -1;
+      rows[u] = inside_ && at < part_.end ? BLL_LOAD(t_.share.order + at) : -1;
     }
 #pragma unroll
     for (int u = 0; u < batch; ++u) {
@@ -113,12 +105,12 @@ class PairTable {
       values[u] = add_row(rows[u], a);
       value += values[u];
     }
-    if constexpr (outputs) {
 #pragma unroll
-      for (int u = 0; u < batch; ++u) {
-        if (v_.value == nullptr || !v_.per_row) break;
-        const float sum = warp_sum(values[u], t_.lanes);
-        if (lane_ == 0 && rows[u] >= 0) v_.value[rows[u] * t_.chunks + chunk_] = sum;
+    for (int u = 0; u < batch; ++u) {
+      if (v_.value == nullptr || !v_.per_row) break;
+      const float sum = warp_sum(values[u], t_.lanes);
+      if (lane_ == 0 && rows[u] >= 0) {
+        v_.value[rows[u] * t_.share.chunks + part_.chunk] = sum;
       }
     }
     return value;
@@ -126,9 +118,7 @@ class PairTable {
 
   __device__ __forceinline__ float add_row(int64_t row, float (&a)[planes][count]) {
     const float weight = row_weight(v_, row), factor = weight * row_grad(v_, row);
-    if constexpr (outputs) {
-      if (v_.next != nullptr) store_next(family_, v_, row * v_.width + column_, a, b_);
-    }
+    if (v_.next != nullptr) store_next(family_, v_, row * v_.width + column_, a, b_);
     float value = 0;
 #pragma unroll
     for (int i = 0; i < count; ++i) {
@@ -143,40 +133,36 @@ class PairTable {
         a[p][i] = factor * terms.a[p];
       }
     }
-    if constexpr (outputs) {
 #pragma unroll
-      for (int p = 0; p < planes; ++p) {
-        if (v_.grad_a == nullptr) break;
-        Access::store(v_.grad_a, v_.a_dtype, (row * planes + p) * v_.width + column_, a[p]);
-      }
+    for (int p = 0; p < planes; ++p) {
+      if (v_.grad_a == nullptr) break;
+      Access::store(v_.grad_a, v_.a_dtype, (row * planes + p) * v_.width + column_, a[p]);
     }
     return weight * value;
   }
 };
 
-template <class Family, Loss L, class Access, bool outputs>
+template <class Family, Loss L, class Access>
 __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
     pair_table(const Family family, const TableView t) {
-  using Table = PairTable<Family, L, Access, outputs>;
+  using Table = PairTable<Family, L, Access>;
   BLL_SHARED(float, shared, kThreads* Table::planes* Table::count);
-  BLL_SHARED(float, warps, outputs ? kThreads / kWarp : 1);
+  BLL_SHARED(float, warps, kThreads / kWarp);
   Table table(family, t);
-  [[maybe_unused]] float value = table.run();
+  float value = table.run();
   table.store(shared);
-  if constexpr (outputs) {
-    if (t.pair.value == nullptr || t.pair.per_row) return;
-    value = block_sum(value, warps);
-    if (threadIdx.x == 0) t.pair.value[blockIdx.x] = t.pair.value_scale * value;
-  }
+  if (t.pair.value == nullptr || t.pair.per_row) return;
+  value = block_sum(value, warps);
+  if (threadIdx.x == 0) t.pair.value[blockIdx.x] = t.pair.value_scale * value;
 }
 
-template <template <class> class Family, Loss L, class Access, bool outputs = true>
+template <template <class> class Family, Loss L, class Access>
 void launch_table(const FamilyArgs& args, const TableView& view, int64_t blocks,
                   cudaStream_t stream) {
   if constexpr (reaches_message(L)) {
     const Family<float> family(args.tau, args.tilt);
-    BLL_LAUNCH((pair_table<Family<float>, L, Access, outputs>), static_cast<unsigned>(blocks),
-               kThreads, stream, family, view);
+    BLL_LAUNCH((pair_table<Family<float>, L, Access>), static_cast<unsigned>(blocks), kThreads,
+               stream, family, view);
   }
 }
 

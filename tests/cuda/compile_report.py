@@ -23,6 +23,7 @@ LIBRARY = ROOT / NINJA_DIR / "_C_cuda.so"
 #: Kernels that are compiled in many variants.
 TEMPLATES = (
     *("pair_elements", "pair_table", "pair_groups", "pair_groups_long"),
+    *("group_table", "group_table_long"),
     *("pool_planes", "pool_pixels", "class_rows", "class_table", "pooled_class"),
     *("gram_tiles", "class_means_kernel", "softmax_rows_kernel", "optim_update_kernel"),
 )

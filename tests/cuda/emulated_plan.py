@@ -16,7 +16,7 @@ DTYPES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 FIELDS = (
     *("flat", "rows", "width", "tail", "count", "lanes", "chunks", "units", "blocks"),
     *("values_per_row", "two_stages", "sections", "sort_chunks", "tier", "group_lanes", "wide"),
-    *("cluster", "kept", "shared"),
+    *("cluster", "kept", "shared", "across", "table_blocks"),
 )
 #: Multiprocessors, blocks of a cluster, bytes of shared memory that a block may ask for.
 H200 = 132
@@ -86,6 +86,45 @@ def test_class_tables() -> None:
 def test_group_tiers(group: int, tier: int, lanes: int, wide: int) -> None:
     found = plan("categorical", torch.float32, 64, group, group=group)
     assert chosen(found, "tier", "group_lanes", "wide") == (tier, lanes, wide)
+
+
+@pytest.mark.parametrize(
+    ("group", "groups", "wanted"),
+    [
+        # Tier, threads per group, groups of a row in a block, sections, blocks.
+        (4, 1, (0, 1, 1, 64, 704)),
+        (10, 100, (0, 2, 128, 64, 704)),
+        (256, 4, (0, 32, 4, 64, 704)),
+        (1000, 1, (1, 128, 1, 64, 704)),
+        (2048, 1, (2, 256, 1, 64, 704)),
+        (4096, 1, (3, 512, 1, 64, 704)),
+        (1000, 20, (1, 128, 1, 5, 1100)),
+    ],
+)
+def test_tables_of_groups(group: int, groups: int, wanted: tuple[int, ...]) -> None:
+    found = plan("categorical", torch.float32, 4096, group * groups, group=group, classes=10)
+    assert chosen(found, "tier", "group_lanes", "across", "sections", "table_blocks") == wanted
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "group", "wanted"),
+    [
+        # Latents and sums of two blocks on a multiprocessor: 12 bytes each in float32, 8 in half.
+        ("sm_90", torch.bfloat16, 8192, (1, 8, 65_536, 64)),
+        ("sm_90", torch.bfloat16, 32_768, (4, 8, 65_536, 24)),
+        ("sm_90", torch.float32, 32_768, (4, 16, 98_304, 24)),
+        # One block on each, and what does not fit is read again.
+        ("sm_90", torch.bfloat16, 262_144, (8, 28, 229_376, 12)),
+        ("sm_90", torch.float32, 262_144, (8, 37, 227_328, 12)),
+        ("sm_80", torch.float32, 32_768, (1, 27, 165_888, 64)),
+    ],
+)
+def test_tables_of_long_groups(
+    device: str, dtype: torch.dtype, group: int, wanted: tuple[int, ...]
+) -> None:
+    found = plan("categorical", dtype, 4096, group, group=group, classes=10, device=device)
+    assert found["tier"] == 4
+    assert chosen(found, "cluster", "kept", "shared", "sections") == wanted
 
 
 @pytest.mark.parametrize(

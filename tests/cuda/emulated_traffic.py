@@ -96,6 +96,59 @@ def test_pairs_by_label(family: str, dtype: torch.dtype) -> None:
         assert got.special == want.special
 
 
+def group_counts(case, labels, group: int) -> tuple[Traffic, Traffic]:  # type: ignore[no-untyped-def]
+    """What a full KL of categorical groups by label took, beside the sort of the labels."""
+    rows, classes = case.a.shape[0], 3
+    got = counted(
+        lambda: op("emulated", "pair_loss_value_and_grad")(
+            case.a, case.b[:classes].contiguous(), labels, None, "categorical", group, 1.0,
+            "kl_full", 1.0, "sum", True, True,
+        )
+    )  # fmt: skip
+    return got, model.label_sort(rows, classes, -(-rows // 256), classes * -(-rows // 256))
+
+
+@every_dtype
+@pytest.mark.parametrize(
+    ("rows", "group", "groups", "threads", "across", "slots"),
+    [(24, 16, 4, 2, 4, 32), (600, 16, 4, 2, 4, 32), (40, 256, 1, 32, 1, 8),
+     (40, 512, 2, 128, 1, 1), (40, 4096, 1, 512, 1, 1)],
+)  # fmt: skip
+def test_groups_by_label(
+    dtype: torch.dtype, rows: int, group: int, groups: int, threads: int, across: int, slots: int
+) -> None:
+    """A group has `threads`; `across` of a row's groups lie side by side in a block."""
+    case = make_pair("categorical", "kl_full", batch=(rows,), width=group * groups, dtype=dtype)
+    got, sort = group_counts(case, torch.arange(rows) % 3, group)
+    sections = min(-(-24 // (4 * -(-groups // across))), -(-rows // 32))
+    want = model.group_table(
+        rows, group * groups, 3, dtype.itemsize, sections=sections, threads=threads * groups,
+        slots=slots,
+    )  # fmt: skip
+    added = 3 * group * groups * dtype.itemsize if sections > 1 else 0
+    assert got.loaded == sort.loaded + want.loaded
+    assert got.stored == sort.stored + want.stored + added
+    # A group has a few functions of its own, in every thread.
+    assert want.special <= got.special <= 1.5 * want.special
+
+
+@every_dtype
+def test_long_groups_by_label(dtype: torch.dtype) -> None:
+    """Kept in the shared memory of a block, and read by every sweep of a cluster's two."""
+    case = make_pair("categorical", "kl_full", batch=(9,), width=8208, dtype=dtype)
+    for shared, sweeps, blocks in ((SHARED, 1, 1), (0, 4, 2)):
+        with emulation(0, shared=shared):
+            got, sort = group_counts(case, torch.arange(9) % 3, 8208)
+        want = model.group_table(
+            9, 8208, 3, dtype.itemsize, sections=1, threads=128 * blocks, sweeps=sweeps,
+            float_sums=True,
+        )  # fmt: skip
+        added = 3 * 8208 * dtype.itemsize if dtype.itemsize < 4 else 0
+        assert got.loaded == sort.loaded + want.loaded
+        assert got.stored == sort.stored + want.stored + added
+        assert want.special <= got.special <= 1.5 * want.special
+
+
 @every_dtype
 def test_class_table(dtype: torch.dtype) -> None:
     case = make_class("gaussian", batch=(128,), width=512, classes=16, dtype=dtype)

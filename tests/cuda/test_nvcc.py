@@ -21,7 +21,9 @@ from toolkit import find_cuda, needs_toolkit
 TARGETS = ("sm_80", "sm_90", "sm_100")
 
 #: Most registers a thread may take, by kernel: what its launch bounds leave it.
-REGISTERS = {**dict.fromkeys(TEMPLATES, 128), "pair_groups_long": 255}
+REGISTERS = dict.fromkeys(TEMPLATES, 128) | dict.fromkeys(
+    ("pair_groups_long", "group_table_long"), 255
+)
 OTHERS = 40
 
 pytestmark = [needs_toolkit, pytest.mark.timeout(3600), pytest.mark.xdist_group("nvcc")]

@@ -1,0 +1,8 @@
+#include "cuda/group_table.cuh"
+
+namespace bll::cuda {
+
+template void run_group_table_of<Loss::kEvidence>(const FamilyArgs&, int, bool,
+                                                  const GroupTableView&, int64_t, cudaStream_t);
+
+}  // namespace bll::cuda
