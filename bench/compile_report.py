@@ -161,7 +161,7 @@ def pair_cases(dtype: torch.dtype, loss: str, tables: bool = True) -> Cases:
             yield f"{name} dense", _launches(both, a, a.clone(), None, None, *options)
             mean = (*options, 0.25, torch.bfloat16 if tables else torch.float8_e4m3fn)
             yield f"{name} next dense", _launches(following, a, a.clone(), None, None, *mean)
-            if tables and group in (1, 8192):
+            if tables:
                 yield f"{name} table", _launches(both, a, table, labels, weight, *options)
 
 

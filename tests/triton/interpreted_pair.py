@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import oracle
@@ -209,13 +210,29 @@ def test_labels_out_of_range_give_nan_in_their_rows_only(family: str) -> None:
     case = make_pair(family, "kl", reduction="none")
     table = make_pair(family, batch=(3,)).b
     group = case.family.group or 1
-    for labels in (torch.tensor([0, -1, 2, 3, 2**40]), torch.tensor([0, 3, 1, -(2**40), 3])):
-        value, da, _ = op("triton", "pair_loss_value_and_grad")(
-            case.a, table, labels, None, family, group, 0.5, "kl", 1.0, "none", True, False
+    wrong = (torch.tensor([0, -1, 2, 3, 2**40]), torch.tensor([0, 3, 1, -(2**40), 3]))
+    for labels, loss in itertools.product(wrong, ("kl", "kl_full")):
+        value, da, db = op("triton", "pair_loss_value_and_grad")(
+            case.a, table, labels, None, family, group, 0.5, loss, 1.0, "none", True, True
         )
         valid = torch.tensor([True, False, True, False, False])
         assert torch.isfinite(value[valid]).all() and torch.isfinite(da[valid]).all()
         assert torch.isnan(value[~valid]).all()
+        assert torch.isfinite(db).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "group", "groups"), [(1, 2, 1), (600, 2, 1), (9, 300, 2), (5, 4096, 1), (3, 4100, 1)]
+)
+def test_class_tables_of_groups(rows: int, group: int, groups: int) -> None:
+    """One pass where a group fits a tile, by statistics where it does not."""
+    width, labels = group * groups, torch.arange(rows) % 3
+    case = make_pair("categorical", "kl_full", batch=(rows,), width=width, labels=labels)
+    case = case.with_options(family=oracle.OracleFamily("categorical", group=group))
+    table = make_pair("categorical", batch=(4,), width=width, seed=1).b
+    check_pair(case.with_options(b=table, reduction="none"))
+    half = case.with_options(a=case.a.bfloat16(), b=table.bfloat16(), loss="evidence")
+    check_pair(half.with_options(weight=torch.rand(rows), tilt=0.5))
 
 
 def test_float64_is_refused() -> None:
@@ -237,6 +254,7 @@ def test_tiles_are_a_table() -> None:
     assert sections(10, 6, table_tile(300, False)) == 1
     assert sections(10**6, 10, table_tile(300, False)) == 64
     assert group_tile(2) == (512, 2, 4)
-    assert group_tile(1025) == (1, 2048, 8)
+    assert group_tile(2, table=True) == (128, 2, 4)
+    assert group_tile(1025) == group_tile(1025, table=True) == (1, 2048, 8)
     assert group_tile(LONGEST_TILE) == (1, LONGEST_TILE, 16)
     assert group_tile(LONGEST_TILE + 1) is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from bll_kernels.backends.triton.pair_kernels import message_rows, row_factor, store_next
+from bll_kernels.backends.triton.pair_kernels import message_rows, row_factor, section, store_next
 from bll_kernels.families.categorical_triton import (
     AMPLIFIED,
     group_next,
@@ -45,28 +45,9 @@ def store_value(value_ptr, unit, value, factor, inside, TOTAL: tl.constexpr):
         tl.store(value_ptr + unit, value, mask=inside)
 
 
-@triton.jit(do_not_specialize=["units", "classes", "groups", "weight_stride", "grad_stride"])
-def group_tiles(
-    a_ptr, b_ptr, labels_ptr, weight_ptr, grad_ptr, value_ptr, stats_ptr, grad_a_ptr, grad_b_ptr,
-    next_ptr, units, width, classes, groups, group, a_row, b_row, weight_stride, grad_stride,
-    tilt, scale, mix,
-    LOSS: tl.constexpr, TOTAL: tl.constexpr, CROSSED: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """Groups that fit a tile: one read, everything else in registers."""
-    unit = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    inside = unit < units
-    row = unit // groups
-    a_source, b_source, exists = sources(labels_ptr, row, inside, classes, CROSSED)
-    lane = tl.arange(0, COLUMNS)
-    start = (unit % groups) * group
-    within = (lane < group)[None, :]
-    mask = inside[:, None] & within
-    a_at = a_ptr + (a_source * a_row + start)[:, None] + lane[None, :]
-    b_at = b_ptr + (b_source * b_row + start)[:, None] + lane[None, :]
-    a = tl.load(a_at, mask=mask, other=0.0).to(tl.float32)
-    b = tl.load(b_at, mask=exists[:, None] & within, other=float("nan")).to(tl.float32)
-
+@triton.jit
+def tile_statistics(a, b, within, tilt, LOSS: tl.constexpr, ROWS: tl.constexpr):
+    """The statistics of every row of a tile, a group each; b may be one row for all."""
     max_a = tl.max(tl.where(within, a, float("-inf")), 1)
     likeliest = within & (a == max_a[:, None])
     anchor = origin(tl.max(tl.where(likeliest, b, float("-inf")), 1))
@@ -89,7 +70,34 @@ def group_tiles(
         first = tl.where(direct, max_r, first)
         second = tl.where(direct, tl.sum(weighted(posterior, c), 1) * inverse, second)
         inverse_zr = tl.where(direct, inverse, inverse_zr)
+    return max_a, inverse_z, anchor, centre, first, second, inverse_zr
 
+
+@triton.jit(do_not_specialize=["units", "classes", "groups", "weight_stride", "grad_stride"])
+def group_tiles(
+    a_ptr, b_ptr, labels_ptr, weight_ptr, grad_ptr, value_ptr, stats_ptr, grad_a_ptr, grad_b_ptr,
+    next_ptr, units, width, classes, groups, group, a_row, b_row, weight_stride, grad_stride,
+    tilt, scale, mix,
+    LOSS: tl.constexpr, TOTAL: tl.constexpr, CROSSED: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Groups that fit a tile: one read, everything else in registers."""
+    unit = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside = unit < units
+    row = unit // groups
+    a_source, b_source, exists = sources(labels_ptr, row, inside, classes, CROSSED)
+    lane = tl.arange(0, COLUMNS)
+    start = (unit % groups) * group
+    within = (lane < group)[None, :]
+    mask = inside[:, None] & within
+    a_at = a_ptr + (a_source * a_row + start)[:, None] + lane[None, :]
+    b_at = b_ptr + (b_source * b_row + start)[:, None] + lane[None, :]
+    a = tl.load(a_at, mask=mask, other=0.0).to(tl.float32)
+    b = tl.load(b_at, mask=exists[:, None] & within, other=float("nan")).to(tl.float32)
+
+    max_a, inverse_z, anchor, centre, first, second, inverse_zr = tile_statistics(
+        a, b, within, tilt, LOSS, ROWS
+    )
     factor = row_factor(weight_ptr, weight_stride, row, inside)
     if value_ptr is not None:
         value = group_value(tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, LOSS)
@@ -217,3 +225,71 @@ def group_sweeps(
         tl.store(stats_ptr + 4 * units + at, first)
         tl.store(stats_ptr + 5 * units + at, second)
         tl.store(stats_ptr + 6 * units + at, inverse_zr)
+
+
+@triton.jit(do_not_specialize=["classes", "parts", "groups", "weight_stride", "grad_stride"])
+def group_table(
+    a_ptr, b_ptr, order_ptr, start_ptr, weight_ptr, grad_ptr, value_ptr, grad_a_ptr, next_ptr,
+    out_ptr, width, classes, parts, groups, group, a_row, b_row, weight_stride, grad_stride,
+    tilt, scale, mix,
+    LOSS: tl.constexpr, TOTAL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Gradient of a class table and what else is wanted of its rows, from one read.
+
+    Every program walks over one section of one class's rows, for one of their groups in a tile.
+    `order` and `start` as in table_gradient, with one class more for rows that have none; out is
+    [parts, classes, width] float32.
+    """
+    program = tl.program_id(0)
+    member = (program % groups).to(tl.int64)
+    label = (program // groups % (classes + 1)).to(tl.int64)
+    part = (program // groups // (classes + 1)).to(tl.int64)
+    begin, end = section(start_ptr, label, part, parts)
+    lane = tl.arange(0, ROWS)
+    column = member * group + tl.arange(0, COLUMNS)
+    within = (tl.arange(0, COLUMNS) < group)[None, :]
+    own = within & (label + tl.arange(0, 1) < classes)[:, None]
+    b = tl.load(b_ptr + label * b_row + column[None, :], mask=own, other=float("nan"))
+    b = b.to(tl.float32)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    losses = tl.zeros([ROWS], tl.float32)
+    for position in range(begin, end, ROWS):
+        inside = position + lane < end
+        row = tl.load(order_ptr + position + lane, mask=inside, other=0)
+        mask = inside[:, None] & within
+        a = tl.load(a_ptr + (row * a_row)[:, None] + column[None, :], mask=mask, other=0.0)
+        a = a.to(tl.float32)
+        max_a, inverse_z, anchor, centre, first, second, inverse_zr = tile_statistics(
+            a, b, within, tilt, LOSS, ROWS
+        )
+        factor = row_factor(weight_ptr, weight_stride, row, inside)
+        if value_ptr is not None:
+            value = group_value(
+                tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, LOSS
+            )
+            value = tl.where(inside, value * factor, 0.0)
+            if TOTAL:
+                losses += value
+            else:
+                tl.store(value_ptr + row * groups + member, value, mask=inside)
+        at = (row * width)[:, None] + column[None, :]
+        if next_ptr is not None:
+            mean = group_next(
+                a, b, tilt, max_a[:, None], inverse_z[:, None], anchor[:, None], centre[:, None],
+                first[:, None], second[:, None], inverse_zr[:, None], mix,
+            )  # fmt: skip
+            store_next(next_ptr + at, mean, mask)
+        factor = factor * scale
+        if grad_ptr is not None:
+            factor = factor * tl.load(grad_ptr + row * grad_stride, mask=inside, other=0.0)
+        grad_a, grad_b = group_terms(
+            a, b, tilt, max_a[:, None], inverse_z[:, None], anchor[:, None], centre[:, None],
+            first[:, None], second[:, None], inverse_zr[:, None], LOSS,
+        )  # fmt: skip
+        if grad_a_ptr is not None:
+            tl.store(grad_a_ptr + at, grad_a * factor[:, None], mask=mask)
+        total += tl.where(mask, grad_b * factor[:, None], 0.0)
+    if value_ptr is not None and TOTAL:
+        tl.store(value_ptr + program, tl.sum(losses, 0))
+    out_at = out_ptr + (part * classes + label) * width + column[None, :]
+    tl.store(out_at, tl.sum(total, 0)[None, :], mask=own)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from bll_kernels.backends.triton import group_kernels
-from bll_kernels.backends.triton.launch import SWEEP, ceil_div, group_tile, launch
+from bll_kernels.backends.triton.launch import SWEEP, ceil_div, group_tile, launch, sections
 from bll_kernels.backends.triton.operands import Rows, per_row
 from bll_kernels.backends.triton.problem import NextInput, PairProblem, next_arguments
+from bll_kernels.backends.triton.tables import parts_of, rows_by_label, sum_parts
 
 
 def run_groups(
@@ -79,6 +80,54 @@ def run_groups(
         ROWS=tile.rows, COLUMNS=tile.columns,
     )  # fmt: skip
     return value, stats
+
+
+def run_group_table(
+    problem: PairProblem,
+    labels: Tensor,
+    grad_a: Tensor | None,
+    grad_b: Tensor,
+    with_value: bool,
+    following: NextInput | None,
+) -> Tensor | None:
+    """Groups that fit a tile, rows of one class after the other: everything from one read.
+
+    Args:
+        problem: operands and options; b is a class table.
+        labels: row of the table for every row of a, [rows] int64.
+        grad_a: where to store the gradient to a, if it is wanted.
+        grad_b: where to store the gradient to the table.
+        with_value: compute the values.
+        following: the next block's input, if it is wanted.
+
+    Returns:
+        Partial values, [programs] or [rows * groups].
+    """
+    a, b = problem.a, problem.b
+    tile = group_tile(problem.group, table=True)
+    assert tile is not None
+    owners = (b.count + 1) * problem.groups  # rows without a class have outputs too
+    parts = sections(a.count, owners, tile)
+    order, start = rows_by_label(labels, b.count)
+    total = problem.reduction != "none"
+    value = None
+    if with_value:
+        size = parts * owners if total else a.count * problem.groups
+        value = torch.empty((size,), dtype=torch.float32, device=a.tensor.device)
+    weight, grad = per_row(problem.weight), per_row(problem.grad)
+    partial = parts_of(grad_b, parts)
+    launch(
+        group_kernels.group_table, parts * owners, tile.warps,
+        a_ptr=a.tensor, b_ptr=b.tensor, order_ptr=order, start_ptr=start,
+        weight_ptr=weight.tensor, grad_ptr=grad.tensor, value_ptr=value, grad_a_ptr=grad_a,
+        out_ptr=partial, width=a.width, classes=b.count, parts=parts, groups=problem.groups,
+        group=problem.group, a_row=a.row, b_row=b.row, weight_stride=weight.stride,
+        grad_stride=grad.stride, tilt=problem.tilt, scale=problem.mean,
+        **next_arguments(following), LOSS=problem.loss, TOTAL=total, ROWS=tile.rows,
+        COLUMNS=tile.columns,
+    )  # fmt: skip
+    sum_parts(partial, grad_b)
+    return value
 
 
 def crossed_values(a: Rows, b: Rows, problem: PairProblem) -> Tensor:

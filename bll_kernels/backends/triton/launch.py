@@ -112,12 +112,16 @@ def sections(rows: int, tables: int, tile: Tile) -> int:
 LONGEST_TILE = 4096
 
 
-def group_tile(group: int) -> Tile | None:
-    """Tile of the row kernel over groups of `group` latents; None where a group is too long."""
+def group_tile(group: int, table: bool = False) -> Tile | None:
+    """Tile of the row kernel over groups of `group` latents; None where a group is too long.
+
+    A quarter as many rows where a class table's gradient is in registers too.
+    """
     columns = power_of_two(group)
     if columns > LONGEST_TILE:
         return None
-    return Tile(max(1, ELEMENTS // columns), columns, min(16, max(4, columns // 256)))
+    rows = (ELEMENTS // 4 if table else ELEMENTS) // columns
+    return Tile(max(1, rows), columns, min(16, max(4, columns // 256)))
 
 
 #: Tile of the sweeps over longer groups.

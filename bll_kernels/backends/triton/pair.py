@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bll_kernels.backends.triton import pair_kernels, reduce_kernels
-from bll_kernels.backends.triton.groups import run_groups
+from bll_kernels.backends.triton.groups import run_group_table, run_groups
 from bll_kernels.backends.triton.launch import (
     ELEMENTS,
     ceil_div,
@@ -18,6 +18,7 @@ from bll_kernels.backends.triton.launch import (
 )
 from bll_kernels.backends.triton.operands import as_rows, check_dtypes
 from bll_kernels.backends.triton.problem import NextInput, PairProblem, next_arguments
+from bll_kernels.backends.triton.tables import parts_of, rows_by_label, sum_parts
 from bll_kernels.families import FORMULAS
 from bll_kernels.spec import STOPPED_LOSSES
 
@@ -67,13 +68,6 @@ def elements(
     return None if partial is None else finish(problem, partial, chunks)
 
 
-def rows_by_label(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Row numbers sorted by label, in their order within a label, and where each label begins."""
-    ordered, order = torch.sort(labels, stable=True)
-    borders = torch.arange(classes + 1, device=labels.device, dtype=labels.dtype)
-    return order, torch.searchsorted(ordered, borders)
-
-
 def table_elements(
     problem: PairProblem, labels: Tensor, out: Tensor, stats: Tensor | None = None
 ) -> None:
@@ -83,19 +77,13 @@ def table_elements(
     chunks = ceil_div(a.width, tile.columns)
     parts = sections(a.count, classes * chunks, tile)
     order, start = rows_by_label(labels, classes)
-    partial = out
-    if parts > 1 or out.dtype != torch.float32:
-        partial = out.new_empty((parts, *out.shape), dtype=torch.float32)
+    partial = parts_of(out, parts)
     launch(
         pair_kernels.table_gradient, parts * classes * chunks, tile.warps,
         **problem.shared(), table_ptr=problem.b.tensor, order_ptr=order, start_ptr=start,
         stats_ptr=stats, out_ptr=partial, parts=parts, ROWS=tile.rows, COLUMNS=tile.columns,
     )  # fmt: skip
-    if partial is not out:
-        launch(
-            reduce_kernels.sum_sections, ceil_div(out.numel(), ELEMENTS), 4,
-            partial_ptr=partial, out_ptr=out, sections=parts, size=out.numel(), BLOCK=ELEMENTS,
-        )  # fmt: skip
+    sum_parts(partial, out)
 
 
 def independent(
@@ -122,15 +110,17 @@ def grouped(
     with_value: bool,
     following: NextInput | None,
 ) -> Tensor | None:
-    """Categorical groups: one pass where they fit a tile and b is dense, else by statistics."""
+    """Categorical groups: one pass where they fit a tile, else by statistics."""
     labels = problem.labels
     dense_b = grad_b if labels is None else None
     fits = group_tile(problem.group) is not None
+    if fits and labels is not None and grad_b is not None:
+        partial = run_group_table(problem, labels, grad_a, grad_b, with_value, following)
+        return None if partial is None else finish(problem, partial, problem.groups)
     needs_stats = grad_a is not None or grad_b is not None or following is not None
     partial, stats = run_groups(
         problem, rows=problem.a.count, crossed=False, total=problem.reduction != "none",
-        with_value=with_value,
-        with_stats=(needs_stats and not fits) or (labels is not None and grad_b is not None),
+        with_value=with_value, with_stats=needs_stats and not fits,
         grad_a=grad_a if fits else None, grad_b=dense_b if fits else None,
         following=following if fits else None,
     )  # fmt: skip

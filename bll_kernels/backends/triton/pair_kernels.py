@@ -36,6 +36,17 @@ def message_rows(labels_ptr, row, inside, classes):
 
 
 @triton.jit
+def section(start_ptr, label, part, parts):
+    """Where one of the `parts` of a label's rows begins and ends in their order."""
+    first = tl.load(start_ptr + label)
+    last = tl.load(start_ptr + label + 1)
+    share = tl.cdiv(last - first, parts)
+    begin = first + part * share
+    end = begin + share
+    return begin, tl.where(end < last, end, last)
+
+
+@triton.jit
 def group_stats(stats_ptr, units, row, column, mask, groups, group):
     """The statistics [7, units] of every element's group."""
     at = stats_ptr + (row * groups)[:, None] + (column // group)[None, :]
@@ -169,13 +180,7 @@ def table_gradient(
     column = (program % chunks) * COLUMNS + tl.arange(0, COLUMNS)
     label = (program // chunks % classes).to(tl.int64)
     part = (program // chunks // classes).to(tl.int64)
-    first = tl.load(start_ptr + label)
-    last = tl.load(start_ptr + label + 1)
-    share = tl.cdiv(last - first, parts)
-    begin = first + part * share
-    end = begin + share
-    end = tl.where(end < last, end, last)
-
+    begin, end = section(start_ptr, label, part, parts)
     lane = tl.arange(0, ROWS)
     wide = (column < width)[None, :]
     b_at = table_ptr + label * b_row + column[None, :]

@@ -1,0 +1,38 @@
+"""What class tables' gradients are made with: rows by label, and the sum of programs' parts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bll_kernels.backends.triton import reduce_kernels
+from bll_kernels.backends.triton.launch import ELEMENTS, ceil_div, launch
+
+
+def rows_by_label(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Row numbers sorted by label, in their order within a label, and where each label begins.
+
+    Labels that name no class count as label `classes`; the last beginning is the number of rows.
+    """
+    known = (labels >= 0) & (labels < classes)
+    ordered, order = torch.sort(torch.where(known, labels, classes), stable=True)
+    borders = torch.arange(classes + 2, device=labels.device, dtype=labels.dtype)
+    return order, torch.searchsorted(ordered, borders)
+
+
+def parts_of(out: Tensor, parts: int) -> Tensor:
+    """Where programs leave their parts of `out`: float32, `out` itself if there is one of those."""
+    if parts == 1 and out.dtype == torch.float32:
+        return out
+    return out.new_empty((parts, *out.shape), dtype=torch.float32)
+
+
+def sum_parts(partial: Tensor, out: Tensor) -> None:
+    """Add up what programs left in `parts_of(out, ...)`, in order."""
+    if partial is out:
+        return
+    launch(
+        reduce_kernels.sum_sections, ceil_div(out.numel(), ELEMENTS), 4,
+        partial_ptr=partial, out_ptr=out, sections=partial.shape[0], size=out.numel(),
+        BLOCK=ELEMENTS,
+    )  # fmt: skip
