@@ -90,14 +90,15 @@ def terms(a, b, tilt, unused1, unused2, LOSS: tl.constexpr):
     elif LOSS == "kl" or LOSS == "kl_full":
         far = tl.where(above, -a - b * (er * ir), b * (er * ir)) - log_ratio
         value = tl.where(small, b * shift * (0.5 + skew), far)
-        value = tl.where(value < 0.0, 0.0, value)
+        lost = message * 0.0  # NaN for an infinite message, as in the definition
+        value = tl.where(value < 0.0, 0.0, value) + lost
         if LOSS == "kl":
             grad_a = -shift
             grad_b = shift * 0.0
         else:
             near = rise * product * _cubic_rest(b) + b * shift * (_lean(r, er, ir) * 0.5)
-            grad_a = tl.where(tl.abs(b) < 1.0, near, posterior_variance * b - shift)
-            grad_b = posterior_variance * message
+            grad_a = tl.where(tl.abs(b) < 1.0, near, posterior_variance * b - shift) + lost
+            grad_b = posterior_variance * message + lost
     else:
         # No difference of an infinite message and itself.
         drift = tl.where(above, a + b * ia, -b * (ea * ia))
