@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
 
 from torch import Tensor
 
@@ -26,6 +27,11 @@ from bll_kernels.pipeline.whole import WholeStep
 
 if TYPE_CHECKING:
     from bll_kernels.pipeline.executor import Executor
+
+
+#: So many numbers are looked through faster by Python than by a kernel that must be called.
+_FEW: Final = 256
+_GRADIENT: Final = attrgetter("grad")
 
 
 @dataclass
@@ -55,8 +61,10 @@ class _Served:
         if self.whole is None:
             return True
         # Gradients that the user has put there are for the ordinary update.
-        held = [p for p in self.step.parameters if p.grad is not None]
-        return not held and self.whole.is_current()
+        for gradient in map(_GRADIENT, self.step.parameters):
+            if gradient is not None:
+                return False
+        return self.whole.is_current()
 
 
 @dataclass
@@ -75,13 +83,22 @@ class _Known:
         """Whether no label lies beyond those that were served; asked where it matters."""
         if labels.is_floating_point() or all(one.whole is None for one in self.served):
             return True
-        low, high = labels.aminmax()
-        return self.low <= int(low) and int(high) <= self.high
+        low, high = _extremes(labels)
+        return self.low <= low and high <= self.high
 
     def took(self, labels: Tensor) -> None:
         """These labels were served."""
-        low, high = labels.aminmax()
-        self.low, self.high = min(self.low, int(low)), max(self.high, int(high))
+        low, high = _extremes(labels)
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+
+def _extremes(labels: Tensor) -> tuple[int, int]:
+    """The smallest and the largest."""
+    if labels.dim() == 1 and len(labels) <= _FEW:
+        values = labels.tolist()
+        return min(values), max(values)
+    low, high = labels.aminmax()
+    return int(low), int(high)
 
 
 class InTurn:

@@ -119,9 +119,13 @@ class WholeStep:
         for group in self._groups:
             group.prepare()
         rates = [group.rates for group in self._groups]
-        if self._run is None:
-            self._run = compile_graph(self._on, [*state, *rates, x, labels])
-        return self._run([*state, *rates, x, labels])
+        run = self._run
+        if run is not None:
+            return run([*state, *rates, x, labels])
+        run = compile_graph(self._on, [*state, *rates, x, labels])
+        # Behind Inductor's own books of a call, which are opened at the first.
+        self._run = getattr(run, "current_callable", None) or run
+        return run([*state, *rates, x, labels])
 
     def compare(self, before: Sequence[Tensor], found: Sequence[Tensor]) -> None:
         """Hold a step that was done on copies against the one the block has done.
