@@ -36,6 +36,9 @@ def executor_step(width: int, batches: list[tuple[Tensor, Tensor]], local_step: 
         nn.Sequential(*blocks(width)), blocks=cuts, num_classes=CLASSES, example=batches[0][0]
     )
     run = bll.executor(model, lambda p: BlockAdam(p, lr=1e-3), local_step=local_step)
+    for _ in range(4):
+        # Programs are made at the first batches, and compiled.
+        run.run(batches)
     feed = itertools.cycle(batches)
     return lambda: run.step(*next(feed)) and None
 
@@ -76,24 +79,31 @@ def backprop(width: int, batches: list[tuple[Tensor, Tensor]]) -> Step:
     return step
 
 
+@pytest.mark.parametrize("way", ["traced", "compiled"])
 @pytest.mark.parametrize(("width", "batch"), [(64, 32), (256, 128)])
-def test_small_steps(report: Callable[..., Record], quick: bool, width: int, batch: int) -> None:
+def test_small_steps(
+    report: Callable[..., Record], quick: bool, width: int, batch: int, way: str
+) -> None:
     """Five times a local loop by hand, twice backprop; other ways to run the step beside it."""
+    if quick and way == "compiled":
+        pytest.skip("quick: without compiled steps")
     torch.manual_seed(1)
     batches = [
         (torch.randn(batch, width), torch.randint(CLASSES, (batch,)))
         for _ in range(2 if quick else BATCHES)
     ]
+    others = ["autograd"] if way == "traced" else ["autograd", "traced"]
     peers = {
         "local loop by hand": local_loop(width, batches),
         "backprop": backprop(width, batches),
-        "executor, local_step autograd": executor_step(width, batches, "autograd"),
+        **{
+            f"executor, local_step {other}": executor_step(width, batches, other)
+            for other in others
+        },
     }
-    if not quick:
-        peers["executor, local_step compiled"] = executor_step(width, batches, "compiled")
     report(
-        f"executor step, MLP of {DEPTH} blocks, width {width}, batch {batch}, traced",
-        executor_step(width, batches, "traced"),
+        f"executor step, MLP of {DEPTH} blocks, width {width}, batch {batch}, {way}",
+        executor_step(width, batches, way),
         peers,
         [Goal("local loop by hand", 5.0), Goal("backprop", 2.0)] if width == 64 else [],
     )

@@ -134,8 +134,18 @@ class _BlockOptimizer(Optimizer, ABC):
         Raises:
             ValueError: there are more or fewer, or one is unlike its parameter.
         """
+        optim_kernels.check_gradients(gradients, self.param_groups[index]["params"])
+        self.step_checked(gradients, index)
+
+    def step_checked(self, gradients: Sequence[Tensor | None], index: int = 0) -> None:
+        """As `step_with`, for gradients like ones that it has taken before; nothing is checked.
+
+        Args:
+            gradients: As there. What is unlike its parameter is read past its end, or in another
+                order.
+            index: Group of the block.
+        """
         group = self.param_groups[index]
-        _check_gradients(gradients, group["params"])
         lists, given = self._gather(index, gradients)
         if lists is None:
             return
@@ -272,22 +282,6 @@ class BlockSGD(_BlockOptimizer):
         found_inf: Tensor | None,
     ) -> None:
         optim_kernels.sgd(lists, gradients, group, inverse_scale, found_inf)
-
-
-def _check_gradients(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> None:
-    """Refuse what the kernels would read past its end, or in another order."""
-    if len(gradients) != len(parameters):
-        raise ValueError(
-            f"gradients: expected {len(parameters)}, one for each parameter of the group, got "
-            f"{len(gradients)}"
-        )
-    for at, (g, p) in enumerate(zip(gradients, parameters, strict=True)):
-        if g is None or (g.shape == p.shape and g.stride() == p.stride() and g.dtype == p.dtype):
-            continue
-        raise ValueError(
-            f"gradients: expected number {at} to be {p.dtype} {list(p.shape)} with strides "
-            f"{p.stride()}, as its parameter, got {g.dtype} {list(g.shape)} with {g.stride()}"
-        )
 
 
 def _check_range(name: str, number: float | Tensor) -> None:

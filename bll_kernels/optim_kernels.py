@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -151,3 +152,19 @@ def _unscale(
 ) -> None:
     if inverse_scale is not None and found_inf is not None:
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, found_inf, inverse_scale)
+
+
+def check_gradients(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> None:
+    """Refuse what the kernels would read past its end, or in another order."""
+    if len(gradients) != len(parameters):
+        raise ValueError(
+            f"gradients: expected {len(parameters)}, one for each parameter of the group, got "
+            f"{len(gradients)}"
+        )
+    for at, (g, p) in enumerate(zip(gradients, parameters, strict=True)):
+        if g is None or (g.shape == p.shape and g.stride() == p.stride() and g.dtype == p.dtype):
+            continue
+        raise ValueError(
+            f"gradients: expected number {at} to be {p.dtype} {list(p.shape)} with strides "
+            f"{p.stride()}, as its parameter, got {g.dtype} {list(g.shape)} with {g.stride()}"
+        )

@@ -55,3 +55,21 @@ def test_workers_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = ratios(seconds)
     assert found["one worker"]["ratio"] == 1.6 and found["one worker"]["reached"]
     assert not found["two intra-op threads"]["reached"]
+
+
+def test_auto_is_held_against_sequential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from bench.executor.auto import GOAL, main, measure
+
+    words = ["--blocks", "2", "--width", "8", "--batch-size", "4", "--steps", "3"]
+    assert main(["--out", str(tmp_path), *words, "--rounds", "3"]) == 0
+    result = json.loads((tmp_path / "auto-2-8-4.json").read_text())
+    assert set(result["us_per_step"]) == {"auto", "sequential"}
+    assert result["reached"] == (result["auto_over_sequential"] <= GOAL)
+    assert result["quartiles"][0] <= result["auto_over_sequential"] <= result["quartiles"][1]
+    assert result["choice"].startswith(("sequential (", "pipelined ("))
+    seconds, choice = measure(2, 8, 4, steps=2, rounds=2, threads=1)
+    assert [len(each) for each in seconds.values()] == [2, 2]
+    assert "not chosen yet" not in choice
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path), "--rounds", "1"])

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import bll
 from bll.training import machine
 from bll_kernels.optim import BlockAdam
+from bll_kernels.pipeline.executor import Executor
 
 CLASSES = 10
 OURS = "two workers"
@@ -32,13 +33,35 @@ OURS = "two workers"
 GOALS = {"one worker": 1.6, "two intra-op threads": 1.05}
 
 
-def runs(blocks: int, width: int, batch_size: int, batches: int) -> dict[str, Callable[[], object]]:
-    """A run of the same batches by each way, warmed up."""
+def random_batches(width: int, batch_size: int, batches: int) -> list[tuple[Tensor, Tensor]]:
+    """Inputs and labels."""
     torch.manual_seed(0)
-    feed: list[tuple[Tensor, Tensor]] = [
+    return [
         (torch.randn(batch_size, width), torch.randint(CLASSES, (batch_size,)))
         for _ in range(batches)
     ]
+
+
+def make_executor(blocks: int, width: int, example: Tensor, **options: Any) -> Executor:
+    """An executor of an MLP of equal blocks of linear, batch norm and ReLU, always the same."""
+    torch.manual_seed(0)
+    layers = [
+        nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU())
+        for _ in range(blocks)
+    ]
+    layers[-1].append(nn.Linear(width, CLASSES))
+    model = bll.wrap(
+        nn.Sequential(*layers),
+        blocks=[str(index) for index in range(blocks - 1)],
+        num_classes=CLASSES,
+        example=example[:2],
+    )
+    return bll.executor(model, partial(BlockAdam, lr=1e-3), **options)
+
+
+def runs(blocks: int, width: int, batch_size: int, batches: int) -> dict[str, Callable[[], object]]:
+    """A run of the same batches by each way, warmed up."""
+    feed = random_batches(width, batch_size, batches)
     ways: dict[str, dict[str, Any]] = {
         OURS: {"mode": "pipelined", "depth": 2, "threads": 1},
         "one worker": {"mode": "pipelined", "depth": 1, "threads": 1},
@@ -46,19 +69,7 @@ def runs(blocks: int, width: int, batch_size: int, batches: int) -> dict[str, Ca
     }
     found: dict[str, Callable[[], object]] = {}
     for name, options in ways.items():
-        torch.manual_seed(0)
-        layers = [
-            nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU())
-            for _ in range(blocks)
-        ]
-        layers[-1].append(nn.Linear(width, CLASSES))
-        model = bll.wrap(
-            nn.Sequential(*layers),
-            blocks=[str(index) for index in range(blocks - 1)],
-            num_classes=CLASSES,
-            example=feed[0][0][:2],
-        )
-        run = bll.executor(model, partial(BlockAdam, lr=1e-3), **options)
+        run = make_executor(blocks, width, feed[0][0], **options)
         run.run(feed)
         found[name] = partial(run.run, feed)
     return found

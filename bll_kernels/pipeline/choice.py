@@ -28,15 +28,19 @@ class Choice:
         self.dropped: dict[str, str] = {}
         self.runs = {mode: 0 for mode in modes}
         self.seconds: dict[str, list[float]] = {mode: [] for mode in modes}
+        self._chosen: str | None = None
 
     @property
     def chosen(self) -> str | None:
         """The mode that is kept; None while they are measured."""
+        # Found once: it is asked before every run, and small steps take less than some medians.
+        if self._chosen is not None:
+            return self._chosen
         if len(self.modes) == 1:
-            return self.modes[0]
-        if any(len(self.seconds[mode]) < TRIALS for mode in self.modes):
-            return None
-        return min(self.modes, key=lambda mode: statistics.median(self.seconds[mode]))
+            self._chosen = self.modes[0]
+        elif all(len(self.seconds[mode]) >= TRIALS for mode in self.modes):
+            self._chosen = min(self.modes, key=lambda mode: statistics.median(self.seconds[mode]))
+        return self._chosen
 
     @property
     def mode(self) -> str:
@@ -64,6 +68,7 @@ class Choice:
         if self.modes == [mode]:
             raise ValueError(f"mode: {mode} cannot run: {reason}")
         self.modes.remove(mode)
+        self._chosen = None
         self.dropped[mode] = reason
 
     def __str__(self) -> str:

@@ -24,6 +24,7 @@ from bll_kernels.pipeline.choice import Choice
 from bll_kernels.pipeline.device import Device, default_device
 from bll_kernels.pipeline.feedback import FeedbackPath, FeedbackRun, lane_versions
 from bll_kernels.pipeline.graphed import CaptureError, GraphedSteps
+from bll_kernels.pipeline.in_turn import InTurn
 from bll_kernels.pipeline.run import Run
 from bll_kernels.pipeline.schedule import pipelined
 from bll_kernels.pipeline.step import LocalStep, Updater
@@ -69,7 +70,8 @@ class Executor:
         local_step: "auto": without autograd where a block can be traced (it has `trace_key`, and
             its trace agrees with autograd), else by autograd; "autograd"; "traced", which raises
             where it cannot; or "compiled", traced and then compiled by TorchInductor, whose
-            arithmetic agrees within rounding only. `paths` says which way each block takes.
+            arithmetic agrees within rounding only, also between modes. `paths` says which way
+            each block takes.
         batched_blocks: Run the longest row of equal blocks (`equal_blocks`), where they are in
             flight together, as one batched step over stacked parameters, whose arithmetic agrees
             within rounding only. Needs mode "pipelined", and then works in the calling thread, or
@@ -136,6 +138,7 @@ class Executor:
             make_step(block, optimizer, micro_batches, local_step)
             for block, optimizer in zip(self.blocks, self.optimizers, strict=True)
         ]
+        self.in_turn = InTurn(self)
         self.stack: Stack | None = None
         self.stacked = range(0)
         if batched_blocks:

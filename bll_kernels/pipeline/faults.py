@@ -10,6 +10,11 @@ def note(error: BaseException, block: str, kind: Kind, micro_batch: int) -> None
     _add(error, f"in block {block!r}, {kind.value} of micro-batch {micro_batch}")
 
 
+def note_step(error: BaseException, block: str, micro_batch: int) -> None:
+    """As `note`, where a block's whole step is one operation."""
+    _add(error, f"in block {block!r}, the step in one call of micro-batch {micro_batch}")
+
+
 def note_feedback(error: BaseException, batch: int) -> None:
     """Adds a note that says that an error was raised in the feedback lane."""
     _add(error, f"in the feedback lane, at batch {batch}")

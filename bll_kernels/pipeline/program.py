@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from bll_kernels.pipeline.capture import NotTraceable
-from bll_kernels.pipeline.compiled import compiled_part
+from bll_kernels.pipeline.compiled import CompiledPart, is_worthwhile
 from bll_kernels.pipeline.simplify import attribute
 
 aten = torch.ops.aten
@@ -55,6 +55,8 @@ class Program:
         compiled: Compile each part by TorchInductor; its arithmetic is then reordered.
 
     Attributes:
+        module: The graph itself.
+        parts: Forward (x, labels), loss and backward (what the part before hands on), as functions.
         source: The Python code of the three parts, for reading.
         calls: Operations in all.
 
@@ -65,6 +67,7 @@ class Program:
     def __init__(
         self, module: fx.GraphModule, parameters: Sequence[Tensor], *, compiled: bool = False
     ) -> None:
+        self.module = module
         graph = module.graph
         _own_gradients(graph, parameters)
         (outputs,) = next(node for node in graph.nodes if node.op == "output").args
@@ -88,6 +91,7 @@ class Program:
         self.source = "\n".join(source for _, source in built)
         self.calls = sum(node.target is not operator.getitem for node in body)
         self._forward, self._loss, self._backward = (function for function, _ in built)
+        self.parts = (self._forward, self._loss, self._backward)
 
     def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
         """The output, and what the loss reads."""
@@ -132,6 +136,7 @@ class _Part:
         compiled: bool,
     ) -> tuple[Callable[..., Any], str]:
         """The part as a function of what it has, and its source."""
+        compiled = compiled and is_worthwhile(self.body)
         graph = fx.Graph()
         held = {
             str(node.target): attribute(module, node).detach()
@@ -151,7 +156,7 @@ class _Part:
         built = fx.GraphModule(torch.nn.Module(), graph)
         source = built.code.strip() + "\n"
         if compiled:
-            return compiled_part(built, list(held.values())), source
+            return CompiledPart(built, list(held.values())), source
         return partial(type(built).forward, built, *held.values()), source
 
 

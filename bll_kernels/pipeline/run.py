@@ -99,18 +99,35 @@ class Run:
 
     def _in_turn(self) -> None:
         """Every micro-batch through all blocks, in the calling thread."""
+        try:
+            for micro_batch, (x, labels) in enumerate(self.inputs):
+                self._through(micro_batch, x, labels)
+        except BaseException:
+            # Whoever keeps the error keeps this frame, and this run.
+            self.outputs.clear()
+            raise
+
+    def _through(self, micro_batch: int, x: Tensor, labels: Tensor) -> None:
+        """One micro-batch through all blocks."""
         last = len(self.executor.blocks) - 1
-        for micro_batch, (x, labels) in enumerate(self.inputs):
-            try:
-                for index in range(last + 1):
-                    loss, x = self._compute(index, micro_batch, x, labels, _keep)
+        # Watchers see the parts of every block's step.
+        if self.local_steps is self.executor.steps:
+            known = self.executor.in_turn.step(x, labels, micro_batch)
+            if known is not None:
+                losses, self.outputs[last, micro_batch] = known
+                for index, loss in enumerate(losses):
                     self.losses[index, micro_batch] = loss
-            except BaseException:
-                # Whoever keeps the error keeps this frame, and this run.
-                self.outputs.clear()
-                del x
-                raise
-            self.outputs[last, micro_batch] = x
+                return
+        output = x
+        try:
+            for index in range(last + 1):
+                loss, output = self._compute(index, micro_batch, output, labels, _keep)
+                self.losses[index, micro_batch] = loss
+        except BaseException:
+            del output
+            raise
+        self.outputs[last, micro_batch] = output
+        self.executor.in_turn.remember(x, labels)
 
     def _workers(self) -> list[Worker]:
         def work() -> None:
@@ -250,13 +267,18 @@ class Run:
     def result(self, batch: int) -> StepResult:
         """Losses and output of one of the batches."""
         count, last = self.executor.micro_batches, len(self.executor.blocks) - 1
+        if count == 1:
+            of_one = {
+                block.name: self.losses[index, batch]
+                for index, block in enumerate(self.executor.blocks)
+            }
+            return StepResult(of_one, self.outputs[last, batch])
         parts = range(batch * count, (batch + 1) * count)
         losses = {
-            block.name: _mean([self.losses[index, part] for part in parts])
+            block.name: torch.stack([self.losses[index, part] for part in parts]).mean()
             for index, block in enumerate(self.executor.blocks)
         }
-        outputs = [self.outputs[last, part] for part in parts]
-        return StepResult(losses, outputs[0] if count == 1 else torch.cat(outputs))
+        return StepResult(losses, torch.cat([self.outputs[last, part] for part in parts]))
 
 
 @lru_cache(maxsize=64)
@@ -270,7 +292,3 @@ def _order(
 
 def _keep(output: Tensor) -> None:
     """In turn, the output is the next call's argument."""
-
-
-def _mean(losses: list[Tensor]) -> Tensor:
-    return losses[0] if len(losses) == 1 else torch.stack(losses).mean()

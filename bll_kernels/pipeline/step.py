@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import torch
@@ -100,3 +100,19 @@ def divide_gradients(parameters: Sequence[Tensor], parts: int) -> None:
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.div_(parts)
+
+
+def direct_update(
+    updater: Updater, parameters: Sequence[Tensor], method: str
+) -> Callable[[Sequence[Tensor | None]], object] | None:
+    """How an updater takes gradients that no parameter holds; None: it does not.
+
+    An optimiser of this package does, without what torch puts around `step`, which takes longer
+    than the kernel of a small block.
+    """
+    step: Callable[[Sequence[Tensor | None]], object] | None = getattr(updater, method, None)
+    groups = getattr(updater, "param_groups", None)
+    if step is None or groups is None:
+        return step
+    known = [[id(p) for p in group["params"]] for group in groups]
+    return step if known == [[id(p) for p in parameters]] else None

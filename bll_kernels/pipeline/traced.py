@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ from bll_kernels.pipeline.block import Block
 from bll_kernels.pipeline.capture import NotTraceable, capture, total
 from bll_kernels.pipeline.program import Program
 from bll_kernels.pipeline.simplify import simplify
-from bll_kernels.pipeline.step import GENERATOR, AutogradStep, LocalStep, Updater
+from bll_kernels.pipeline.step import GENERATOR, AutogradStep, LocalStep, Updater, direct_update
 
 #: Ways to run local steps.
 LOCAL_STEPS: Final = ("auto", "autograd", "traced", "compiled")
@@ -110,31 +110,38 @@ class TracedStep:
         self.compiled = compiled
         self.programs: dict[Hashable, Program | None] = {}
         self.reason: str | None = None
+        self.in_parts: str | None = None
         self.micro_batches = micro_batches
-        self._updater = updater
-        self._step_with = _direct_update(updater, self.parameters)
+        self.updater = updater
+        self.latest: tuple[Hashable, Program] | None = None
+        self._step_with = direct_update(updater, self.parameters, "step_with")
+        checked = direct_update(updater, self.parameters, "step_checked")
+        self._step_checked = self._step_with if checked is None else checked
         self._autograd = AutogradStep(block, updater, micro_batches)
         self._sums: list[Tensor | None] | None = None
 
     @property
     def path(self) -> str:
-        """How the step is run: "traced", "compiled", or "autograd" with the reason behind it."""
+        """How the step is run: "traced", "compiled", or "autograd" with the reason behind it.
+
+        Where a whole step could not be compiled as one, "compiled, in parts" and the reason.
+        """
         if self.reason is not None:
             return f"autograd: {self.reason}"
         way = "compiled" if self.compiled else "traced"
+        if self.in_parts is not None:
+            return f"{way}, in parts: {self.in_parts}"
         return way if self.programs else f"{way}: not run yet"
-
-    def _key(self, x: Tensor, labels: Tensor) -> Hashable:
-        return (
-            x.shape, x.stride(), x.dtype, x.device, labels.shape, labels.dtype,
-            self.block.trace_key(), requested_backend(), torch.is_autocast_enabled(x.device.type),
-        )  # fmt: skip
 
     def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Any]:
         """See `LocalStep`."""
-        key = self._key(x, labels)
+        own = self.block.trace_key()
+        key = (situation(x, labels), own)
+        self.latest = None
         if key in self.programs:
             program = self.programs[key]
+            if program is not None:
+                self.latest = own, program
             step = self._autograd if program is None else program
             output, saved = step.forward(x, labels)
             return output, (program, saved)
@@ -183,22 +190,33 @@ class TracedStep:
             self._autograd.update()
             return
         sums, self._sums = self._sums, None
+        self.learn(sums)
+
+    def learn(self, sums: list[Tensor | None], *, checked: bool = False) -> None:
+        """Update the block from a batch's gradients and those that its parameters hold.
+
+        Args:
+            sums: Of the micro-batches, for each parameter.
+            checked: They come from a program whose gradients an earlier update has checked.
+        """
         # Of micro-batches by autograd, and of whatever the user has put there.
-        held = [parameter.grad for parameter in self.parameters]
-        if any(gradient is not None for gradient in held):
-            sums = [total(left, right) for left, right in zip(held, sums, strict=True)]
+        held = any([parameter.grad is not None for parameter in self.parameters])
+        if held:
+            sums = [total(p.grad, right) for p, right in zip(self.parameters, sums, strict=True)]
         if self.micro_batches > 1:
             for gradient in sums:
                 if gradient is not None:
                     gradient.div_(self.micro_batches)
-        if self._step_with is not None:
-            self._step_with(sums)
+        step = self._step_checked if checked and not held else self._step_with
+        if step is not None:
+            step(sums)
         else:
             for parameter, gradient in zip(self.parameters, sums, strict=True):
                 parameter.grad = gradient
-            self._updater.step()
-        for parameter in self.parameters:
-            parameter.grad = None
+            self.updater.step()
+        if held or step is None:
+            for parameter in self.parameters:
+                parameter.grad = None
 
     def drop(self) -> None:
         """See `LocalStep`."""
@@ -264,18 +282,14 @@ class TracedStep:
         return program, found
 
 
-def _direct_update(
-    updater: Updater, parameters: Sequence[Tensor]
-) -> Callable[[Sequence[Tensor | None]], object] | None:
-    """How an updater takes gradients that no parameter holds; None: it does not.
+def situation(x: Tensor, labels: Tensor) -> Hashable:
+    """What a program depends on beside its block.
 
-    An optimiser of this package does, without what torch puts around `step`, which takes longer
-    than the kernel of a small block.
+    Args:
+        x: The input.
+        labels: Its labels.
     """
-    step_with: Callable[[Sequence[Tensor | None]], object] | None
-    step_with = getattr(updater, "step_with", None)
-    groups = getattr(updater, "param_groups", None)
-    if step_with is None or groups is None:
-        return step_with
-    known = [[id(p) for p in group["params"]] for group in groups]
-    return step_with if known == [[id(p) for p in parameters]] else None
+    return (
+        x.shape, x.stride(), x.dtype, x.device, labels.shape, labels.dtype,
+        requested_backend(), torch.is_autocast_enabled(x.device.type),
+    )  # fmt: skip

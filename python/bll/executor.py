@@ -93,8 +93,7 @@ class WrappedBlock:
         return (
             *map(_TRAINING, self._modules),
             *map(_TRAINED, self._parameters),
-            *map(Tensor.data_ptr, self._parameters),
-            *map(Tensor.data_ptr, self.buffers()),
+            *map(Tensor.data_ptr, [*self._parameters, *self.buffers()]),
         )
 
     def structure(self) -> Hashable:

@@ -50,6 +50,15 @@ def test_modes_that_cannot_run() -> None:
         Choice([])
 
 
+def test_a_choice_is_made_anew_without_what_was_chosen() -> None:
+    choice = Choice(["sequential", "pipelined"])
+    while choice.chosen is None:
+        choice.measured(choice.mode, 1.0 if choice.mode == "pipelined" else 2.0, 1)
+    assert choice.chosen == "pipelined"
+    choice.drop("pipelined", "no threads")
+    assert choice.mode == choice.chosen == "sequential"
+
+
 @pytest.mark.parametrize("on_device", [False, True])
 def test_choosing_does_not_change_the_training(
     on_device: bool, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tolerance import assert_same_bits
+from torch._inductor import compile_fx
 from wrapped_nets import adam, batches, wrapped
 
 import bll
@@ -39,7 +40,7 @@ def test_what_inductor_cannot_compile_is_named(monkeypatch: pytest.MonkeyPatch) 
     def no_compiler(*_: object, **__: object) -> None:
         raise OSError("no C++ compiler found")
 
-    monkeypatch.setattr(torch._inductor, "compile", no_compiler)
+    monkeypatch.setattr(compile_fx, "compile_fx_inner", no_compiler)
     run = bll.executor(model, adam, local_step="compiled")
     with pytest.raises(RuntimeError, match=r"'0' cannot be compiled: .*OSError: no C\+\+ compiler"):
         run.step(*batches("mlp", torch.float32)[0])

@@ -225,9 +225,9 @@ def test_every_gradient_has_memory_of_its_own_in_its_parameter_s_layout(
             seen.append([p.grad for group in self.param_groups for p in group["params"]])
             return super().step(closure)
 
-        def step_with(self, gradients: Sequence[Tensor | None], index: int = 0) -> None:
+        def step_checked(self, gradients: Sequence[Tensor | None], index: int = 0) -> None:
             seen.append(list(gradients))
-            super().step_with(gradients, index)
+            super().step_checked(gradients, index)
 
     def make(parameters: Sequence[Tensor]) -> Watched:
         return Watched(parameters, lr=0.1, momentum=0.9)

@@ -47,6 +47,11 @@ class GroupUpdates:
         for index, places in self.groups.items():
             self.optimizer.step_with([gradients[at] for at in places], index)
 
+    def step_checked(self, gradients: Sequence[Tensor | None]) -> None:
+        """As `step_with`, for gradients like ones that it has taken before."""
+        for index, places in self.groups.items():
+            self.optimizer.step_checked([gradients[at] for at in places], index)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the block's gradients, or zero them in place."""
         for parameter in self.parameters:
