@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.executor.conditions import conditions
 from bench.executor.workers import make_executor, random_batches
-from bll.training import machine
 from bll_kernels.pipeline.executor import Executor
 
 MODES = ("auto", "sequential")
@@ -86,7 +86,6 @@ def main(arguments: list[str] | None = None) -> int:
     seconds, choice = measure(**options)
     each = [a / b for a, b in zip(seconds["auto"], seconds["sequential"], strict=True)]
     low, middle, high = statistics.quantiles(each, n=4)
-    commit, changes = machine.commit()
     result = {
         "auto_over_sequential": middle,
         "quartiles": [low, high],
@@ -95,13 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         "choice": choice,
         "us_per_step": {mode: 1e6 * statistics.median(found) for mode, found in seconds.items()},
         "options": options,
-        "processor": machine.processor_name(),
-        "processors": len(os.sched_getaffinity(0)),
-        "load_average": [round(before, 2), round(os.getloadavg()[0], 2)],
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": commit,
-        "commit_has_changes": changes,
-        "versions": machine.versions(),
+        **conditions(before),
     }
     given.out.mkdir(parents=True, exist_ok=True)
     name = f"auto-{given.blocks}-{given.width}-{given.batch_size}.json"

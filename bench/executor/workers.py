@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import bll
-from bll.training import machine
+from bench.executor.conditions import conditions
 from bll_kernels.optim import BlockAdam
 from bll_kernels.pipeline.executor import Executor
 
@@ -116,20 +116,13 @@ def main(arguments: list[str] | None = None) -> int:
     before = os.getloadavg()[0]
     ways = runs(given.blocks, given.width, given.batch_size, given.batches)
     seconds = measure(ways, given.rounds)
-    commit, changes = machine.commit()
     result = {
         "ratios": ratios(seconds),
         "ms_per_batch": {
             name: 1e3 * statistics.median(each) / given.batches for name, each in seconds.items()
         },
         "options": {name: value for name, value in vars(given).items() if name != "out"},
-        "processor": machine.processor_name(),
-        "processors": len(os.sched_getaffinity(0)),
-        "load_average": [round(before, 2), round(os.getloadavg()[0], 2)],
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": commit,
-        "commit_has_changes": changes,
-        "versions": machine.versions(),
+        **conditions(before),
     }
     given.out.mkdir(parents=True, exist_ok=True)
     name = f"workers-{given.blocks}-{given.width}-{given.batch_size}.json"
