@@ -170,6 +170,8 @@ TABLES: Final[dict[str, Callable[[Path], str]]] = {
     "feedback": _listed("feedback"),
     "remedies": _listed("remedies", ranked=True),
     "wide": _listed("wide", ranked=True),
+    "resnet18": _listed("resnet18", ranked=True),
+    "precision": _listed("precision"),
     "shallow": _listed("shallow"),
     "reversal": _reversal,
 }
