@@ -36,6 +36,7 @@ def test_bytes_are_the_passes_over_memory() -> None:
     assert traffic.linear_class_flops(2, 3, 5) == 180
 
 
+@pytest.mark.slow
 def test_shared_suites_run_at_tiny_sizes(tmp_path: Path) -> None:
     suites = ["kernels", "steps", "memory", "schedules"]
     command = [sys.executable, "-m", "pytest", "-q", "--bench-quick", "--bench-out", str(tmp_path)]
@@ -63,6 +64,7 @@ def test_shared_suites_run_at_tiny_sizes(tmp_path: Path) -> None:
     assert all("energy_reason" in entry and "operations" in entry for entry in (step, schedule))
 
 
+@pytest.mark.slow
 def test_quick_run_reports_every_entry(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "bench", "-k", "cpu", "-q"]
     command += ["--bench-quick", "--bench-out", str(tmp_path)]

@@ -72,6 +72,7 @@ def test_same_bits_on_any_number_of_threads(backend: str, threads: None) -> None
         assert_same_bits(means, results[0])
 
 
+@pytest.mark.slow
 @given(
     batch=st.one_of(st.integers(0, 20), st.just(70)),
     inner=st.lists(st.integers(0, 9), max_size=3),

@@ -69,6 +69,7 @@ def compare(name: str, leaves: str, compiler: str) -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leaves", LEAVES)
 @pytest.mark.parametrize("name", LOSSES)
 def test_traced_gradients(backend: str, name: str, leaves: str) -> None:

@@ -74,6 +74,7 @@ ON_RANKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_example(name, tmp_path):
     missing = [package for package in NEEDS.get(name, ()) if find_spec(package) is None]

@@ -246,6 +246,7 @@ def gram_cases(draw: st.DrawFn) -> GramCase:
     return draw(st.sampled_from(targets(case)))
 
 
+@pytest.mark.slow
 @given(case=gram_cases())
 def test_random_cases(backend: str, case: GramCase) -> None:
     check_gram(case)

@@ -80,6 +80,7 @@ def test_every_backend_has_every_op() -> None:
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_opcheck(backend: str, name: str) -> None:
     arguments = [given for sample, given in samples() if sample == name]

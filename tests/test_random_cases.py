@@ -147,16 +147,19 @@ def maps(draw: st.DrawFn) -> torch.Tensor:
     return x
 
 
+@pytest.mark.slow
 @given(case=pair_cases())
 def test_pair(backend: str, case: PairCase) -> None:
     check_pair(case)
 
 
+@pytest.mark.slow
 @given(case=class_cases())
 def test_class(backend: str, case: ClassCase) -> None:
     check_class(case)
 
 
+@pytest.mark.slow
 @given(x=maps(), kind=st.sampled_from(["mean", "max", "std"]), grid=st.integers(1, 5))
 def test_pool(backend: str, x: torch.Tensor, kind: str, grid: int) -> None:
     torch.manual_seed(x.numel())

@@ -157,6 +157,7 @@ def gpu_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_no_baseline_is_said(gpu_folder):
     done = compare(str(gpu_folder / "none.json"), str(gpu_folder / "run"))
     assert done.returncode == 0 and "nothing was compared" in done.stdout
@@ -169,6 +170,7 @@ def test_faster_than_the_baseline_passes(gpu_folder):
     assert not (gpu_folder / "run-again").exists()
 
 
+@pytest.mark.slow
 def test_slower_twice_fails(gpu_folder):
     done = compare(str(gpu_folder / "fast.json"), str(gpu_folder / "run"), GPU_ARGS="--dry-run")
     assert done.returncode == 1

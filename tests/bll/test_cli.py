@@ -265,6 +265,7 @@ def whole_run(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_continues_to_the_same_bits(tmp_path, whole_run, number):
     code, errors = start_and_stop(tmp_path / "parts", number)

@@ -87,6 +87,7 @@ def interrupted_twice(out, options, first, second):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(1, 1), (3, 1), (4, 4), (5, 6), (7, 4), (11, 1)])
 @pytest.mark.parametrize(
     "how",

@@ -94,6 +94,7 @@ def train(model, optimizer, epochs):
     return 100 * accuracy.item()
 
 
+@pytest.mark.slow
 @every_rule
 def test_learns_digits(row):
     model = seeded(narrow, 1)
@@ -214,6 +215,7 @@ def test_a_step_on_tokens(row):
     assert all((grad.abs().sum() > 0) == (row.rule.name not in STILL) for grad in hidden)
 
 
+@pytest.mark.slow
 @strictly_local
 def test_the_executor_gives_the_same_bits_in_every_mode(row):
     x, y = digits()

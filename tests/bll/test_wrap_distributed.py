@@ -14,6 +14,7 @@ import bll
 WORKER = Path(__file__).with_name("distributed_worker.py")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_ranks_train_as_one(kind, tmp_path):
     out = tmp_path / "parameters"

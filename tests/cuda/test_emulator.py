@@ -38,6 +38,7 @@ def run_suite(suite: Path, *arguments: str, sanitized: bool = False) -> None:
     assert "skipped" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
 def test_emulated(suite: Path) -> None:
     run_suite(suite)

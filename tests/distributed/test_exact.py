@@ -33,6 +33,7 @@ def compare(ranks, want, results) -> None:
         assert losses == jobs.plain(result.losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_equal_one_process(world: int) -> None:
     """30 steps of 8 micro-batches with batch norm and dropout."""

@@ -84,6 +84,7 @@ def uninterrupted() -> dict[str, Any]:
     return jobs.outcome(model, run.optimizers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("who", "how", "at"), [(1, "kill", 30), (0, "kill", 5), (2, "raise", 17), (3, "raise", 47)]
 )
@@ -94,6 +95,7 @@ def test_a_rank_dies_or_raises_and_the_run_goes_on(
     resume(tmp_path, at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", [0, 1, 3])
 def test_a_rank_hangs_and_the_run_goes_on(tmp_path: Path, who: int) -> None:
     fault(tmp_path, who, "hang", at=25, timeout=5.0)

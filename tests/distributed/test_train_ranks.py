@@ -64,6 +64,7 @@ def epochs(out: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
 
 
+@pytest.mark.slow
 def test_ranks_write_what_one_process_writes(tmp_path: Path) -> None:
     alone, ranks = tmp_path / "alone", tmp_path / "ranks"
     bll_train([*OPTIONS, "--executor", "pipelined", "--out", str(alone)], ranks=False)

@@ -18,6 +18,7 @@ from bll_kernels.pipeline.executor import Executor
 from bll_kernels.pipeline.worker import Worker
 
 
+@pytest.mark.slow
 def test_two_hundred_networks_end_with_the_bits_of_sequential() -> None:
     generator = random.Random(5)
     for case in range(200):
@@ -89,6 +90,7 @@ def test_blocks_overlap() -> None:
     assert seconds("pipelined") < 0.6 * seconds("sequential")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sequential", "pipelined"])
 def test_a_fault_surfaces_once_and_the_next_step_is_right(mode: str) -> None:
     generator = random.Random(7)

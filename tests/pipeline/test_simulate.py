@@ -64,6 +64,7 @@ def test_backprop_pipelines(stages: int, micro_batches: int) -> None:
         assert timeline.utilisation == pytest.approx(share, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "ratio"), [(1, 2.06), (2, 1.65), (4, 1.50)])
 def test_local_learning_over_one_forward_one_backward(depth: int, ratio: float) -> None:
     """Four devices, eight micro-batches, equal layers; ``depth`` layers per block."""

@@ -104,6 +104,7 @@ def test_vector_accesses_of_the_element_kernels() -> None:
             assert compile_launch(name, found[0], 90).widest_access == 128, name
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_no_spills() -> None:
     check(list(report(False, TARGETS)))

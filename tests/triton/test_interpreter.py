@@ -23,6 +23,7 @@ def test_there_are_suites() -> None:
     assert SUITES
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
 def test_interpreted(suite: Path) -> None:
