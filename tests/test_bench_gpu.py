@@ -19,6 +19,7 @@ def drive(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_dry_run_measures_every_kernel(tmp_path: Path) -> None:
     done = drive(tmp_path, "--dry-run", "--stage", "kernels")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]

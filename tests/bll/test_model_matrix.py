@@ -37,6 +37,7 @@ def test_our_networks():
         assert check(candidate).refusal == ""
 
 
+@pytest.mark.slow
 def test_architectures_of_transformers():
     needs("transformers")
     outcomes = [check(candidate) for candidate in transformers_candidates()]

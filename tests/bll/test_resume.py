@@ -116,6 +116,7 @@ def test_continued_reference_networks(tmp_path, model, family):
     same_state(whole.trainer, interrupted_twice(tmp_path / "parts", options, 3, 4).trainer)
 
 
+@pytest.mark.slow
 def test_batched_blocks_train_and_continue(tmp_path):
     """Three equal blocks of five as one step: near the pipelined run, resumed to the bit."""
     options = {**OPTIONS, "blocks": 5, "width": 6, "executor": "pipelined", "micro_batches": 4}
