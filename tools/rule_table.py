@@ -147,11 +147,10 @@ def conditions(lines: list[dict[str, str]]) -> str:
             f"({values('params')} parameters), {values('epochs')} epochs, batch "
             f"{values('batch_size')}, Adam {values('lr')} with a one-cycle schedule, not tuned per "
             f"rule; {values('dtype')}, {values('threads')} thread, backend {values('backend')}, "
-            f"{values('device_name')}, torch {values('torch')}, seeds {values('seed')}. The "
-            f"machine did other work (load average {min(loads)} to {max(loads)} on two logical "
-            "processors): step times are the smallest and largest median of a run and mean little; "
-            "CPU seconds are means of the whole process, start-up and evaluation included, and so "
-            "is the memory.",
+            f"{values('device_name')}, torch {values('torch')}, seeds {values('seed')}, load "
+            f"average {min(loads)} to {max(loads)} on two logical processors. Step times are the smallest "
+            "and largest median of a run; CPU seconds are means of the whole process, start-up and "
+            "evaluation included, and so is the memory.",
         ),
     )
 
