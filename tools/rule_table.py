@@ -148,9 +148,9 @@ def conditions(lines: list[dict[str, str]]) -> str:
             f"{values('batch_size')}, Adam {values('lr')} with a one-cycle schedule, not tuned per "
             f"rule; {values('dtype')}, {values('threads')} thread, backend {values('backend')}, "
             f"{values('device_name')}, torch {values('torch')}, seeds {values('seed')}, load "
-            f"average {min(loads)} to {max(loads)} on two logical processors. Step times are the smallest "
-            "and largest median of a run; CPU seconds are means of the whole process, start-up and "
-            "evaluation included, and so is the memory.",
+            f"average {min(loads)} to {max(loads)} on two logical processors. Step times are the "
+            "smallest and largest median of a run; CPU seconds are means of the whole process, "
+            "start-up and evaluation included, and so is the memory.",
         ),
     )
 
