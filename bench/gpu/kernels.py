@@ -15,7 +15,7 @@ from bench.gpu.forms import MODES
 from bench.gpu.record import Record, device_state
 from bench.gpu.step_cases import step_cases
 from bench.gpu.timing import ROUNDS, Call, CudaTimer, HostTimer, Timer
-from bll.bench.limits import Limits
+from bll.bench.limits import SLACK, Limits
 from bll.bench.measure import OURS
 from bll.bench.timers import Prepared, compare, host_seconds, interleave
 
@@ -63,10 +63,11 @@ def measure(
     timer: Timer,
     device: str,
     peers: Sequence[str],
-    copy: float,
+    limits: Limits,
     slack: float,
 ) -> dict[str, Any]:
     """One entry: error against float64 on fresh inputs, then times."""
+    copy, most = limits.copy_rate(case.moved_bytes), limits.stream_rate(case.moved_bytes)
     seed = time.time_ns() % 2**31
     generator = torch.Generator(device).manual_seed(seed)
     first = case.make(generator)
@@ -107,7 +108,7 @@ def measure(
         "seed": seed,
         "error": error,
         "gate": error <= slack * case.gate,
-        "impossible": isinstance(timer, CudaTimer) and rate > 1.05 * copy,
+        "impossible": isinstance(timer, CudaTimer) and rate > SLACK * most,
         "ours": ours,
         "peers": found,
         "device_state": device_state(),
@@ -139,7 +140,6 @@ def run(
     chosen = [case for case in every if full or case.quick]
     wrong, left = [], 0
     for case in chosen:
-        copy = 0.0
         for backend in backends:
             key = f"{case.name} [{backend}]"
             if key in record.entries:
@@ -148,13 +148,12 @@ def run(
                 left += 1
                 continue
             try:
-                copy = copy or limits.copy_rate(case.moved_bytes)
                 names = DRY_PEERS if tiny else ALL_PEERS if full else QUICK_PEERS
                 # Peers do not depend on the backend: measured beside the first.
                 peers = names if backend == backends[0] else ()
                 # A handful of rounded numbers scatters around the error of many.
                 slack = 3.0 if tiny else 1.0
-                entry = measure(case, backend, timer, device, peers, copy, slack)
+                entry = measure(case, backend, timer, device, peers, limits, slack)
                 if not entry["gate"] or entry["impossible"]:
                     wrong.append(key)
             # A kernel that fails must not hide the others.
