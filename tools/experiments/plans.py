@@ -74,7 +74,8 @@ def _remedies() -> list[dict[str, Any]]:
     both = _with("bll", pool=["mean", 14], family="gaussian-precision:1.0")
     forms = (_with("bp"), _with("bll"), fine, precise, whole, both)
     rates = [{**form, "lr": 5e-3} for form in forms]
-    compared = _runs(RESNET, [fine, *rates])
+    linear = [{**_with("pred", pool=["mean", grid]), "lr": 5e-3} for grid in (7, 14)]
+    compared = _runs(RESNET, [fine, *rates, *linear])
     others = [
         _with("bll", pool=["mean", 14]),
         {**_with("bll", pool=["max", 7]), "lr": 5e-3},
@@ -88,7 +89,6 @@ def _remedies() -> list[dict[str, Any]]:
                 (4.0, ["mean", 7]),
             )
         ),
-        {**_with("pred", pool=["mean", 7]), "lr": 5e-3},
         {**_with("bll", pool=["mean", 7], family="bernoulli"), "lr": 5e-3},
         {**_with("bp-deepsup", pool=["mean", 7]), "lr": 5e-3},
         *({"blocks": blocks} for blocks in (2, 3)),
@@ -108,6 +108,8 @@ _FORMS: Final = (
     _with("bll", pool=["mean", 7], family="gaussian-precision:1.0"),
 )
 _FINER: Final = _with("bll", pool=["mean", 14], family="gaussian-precision:1.0")
+#: Local linear classifiers on the features of `_FINER`, with a prior (`bll`) and without.
+_CLASSIFIERS: Final = (_with("bll", pool=["mean", 14]), _with("pred", pool=["mean", 14]))
 
 
 def _wide() -> list[dict[str, Any]]:
@@ -122,7 +124,15 @@ def _resnet18() -> list[dict[str, Any]]:
     before, best = _FORMS[1], _FORMS[-1]
     rules = [_FORMS[0], best, *map(_with, ("pred", "pred-sim", "bll-proto", "bll-kl", "fa"))]
     cuts = [{**form, "blocks": blocks} for form in (best, _FINER) for blocks in (2, 8)]
-    return _runs(base, [*rules, _FINER, *cuts, before])
+    return _runs(base, [*rules, _FINER, *cuts, before, *_CLASSIFIERS])
+
+
+def _cifar() -> list[dict[str, Any]]:
+    """The same network on CIFAR-10: more blocks, and the other rules in four."""
+    base = RESNET | {"dataset": "cifar-10", "model": "resnet18", "lr": 5e-3, "epochs": 3}
+    cuts = [{**_FINER, "blocks": blocks} for blocks in (4, 8, 2)]
+    rules = [_with(name) for name in ("pred", "pred-sim", "bll-kl", "fa")]
+    return _runs(base, [_FORMS[0], *cuts, *_CLASSIFIERS, *rules])
 
 
 def _precision() -> list[dict[str, Any]]:
@@ -192,6 +202,7 @@ IMAGES: Final = {
     "remedies": _remedies,
     "wide": _wide,
     "resnet18": _resnet18,
+    "cifar": _cifar,
     "precision": _precision,
     "shallow": _shallow,
     "to-accuracy": _to_accuracy,
