@@ -134,6 +134,14 @@ def select(
     return "reference"
 
 
+def reads_whole(x: Tensor, kind: str, grid: int) -> bool:
+    """Whether a contiguous map [B, C, H, W] is its own pooling: one pixel to a cell, mean or max.
+
+    Its latents are a view, with nothing to run.
+    """
+    return kind != "std" and x.shape[2] == grid == x.shape[3] and x.is_contiguous()
+
+
 def fused_pool_backend(
     x: Tensor, kind: str, grid: int, family: str = "gaussian", classes: int = 1
 ) -> str | None:
@@ -147,7 +155,7 @@ def fused_pool_backend(
         classes: rows of its table.
     """
     name = "native" if _forced is None else _forced
-    if x.device.type not in CUDA_KERNELS.get(name, ()):
+    if x.device.type not in CUDA_KERNELS.get(name, ()) or reads_whole(x, kind, grid):
         return None
     latents, elements = x.shape[1] * grid * grid, x.shape[1] * x.shape[2] * x.shape[3]
     served = native.cuda_serves_pooled(x.dtype, kind, latents, elements, family, classes)

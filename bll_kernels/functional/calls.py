@@ -1,4 +1,4 @@
-"""From a user's arguments to an op call, and back: shapes, broadcasting, pooling.
+"""From a user's arguments to an op call, and back: shapes and broadcasting.
 
 A prepared call holds what the ops take, and how their gradients return to the shapes and dtypes
 that the user gave.
@@ -13,97 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bll_kernels.autograd import GridPool
-from bll_kernels.backends.selection import fused_pool_backend, select
+from bll_kernels.backends.selection import select
 from bll_kernels.families import FORMULAS, NORMALISED_MESSAGES, Family, get_family
 from bll_kernels.functional import checks
+from bll_kernels.functional.pooling import (
+    PoolArgument,
+    Pooling,
+    beside_pooled,
+    fuse_pool,
+    pool_in_front,
+)
 from bll_kernels.functional.weights import surrounding_weight
-from bll_kernels.ops import op
-from bll_kernels.spec import accumulate_dtype
-
-PoolArgument = tuple[str, int] | None
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """A map pooled in front of a loss; `latents` is what the loss sees.
-
-    Where the loss's own kernel pools (`fused`), `latents` has their shape and dtype and no data.
-    """
-
-    source: Tensor
-    latents: Tensor
-    kind: str
-    grid: int
-    backend: str
-    fused: bool = False
-
-    def restore(self, grad: Tensor, compact: bool) -> Tensor:
-        """Gradient of the map, or of the pooled cells [B, C, g, g] when `compact`."""
-        if compact:
-            batch, channels = self.source.shape[:2]
-            return grad.reshape(batch, channels, self.grid, self.grid)
-        full: Tensor = op(self.backend, "grid_pool_backward")(
-            grad, self.source, self.kind, self.grid
-        )
-        return full
-
-
-def pool_map(x: Tensor, kind: str, grid: int, backend: str) -> Tensor:
-    """Differentiable grid pooling of a checked map."""
-    if torch.is_grad_enabled() and x.requires_grad:
-        pooled: Tensor = GridPool.apply(x, backend, kind, grid)
-        return pooled
-    pooled = op(backend, "grid_pool")(x, kind, grid)
-    return pooled
-
-
-def pool_in_front(
-    name: str, a: Tensor, pool: PoolArgument, family: Family | None = None
-) -> Pooling | None:
-    """Check the `pool` argument and pool the map `a`; None without pooling."""
-    checked = _check_pool(name, a, pool, family)
-    if checked is None:
-        return None
-    kind, grid = checked
-    backend = select(a.device.type, a.dtype, "grid_pool")
-    return Pooling(a, pool_map(a, kind, grid, backend), kind, grid, backend)
-
-
-def _check_pool(name: str, a: Tensor, pool: PoolArgument, family: Family | None) -> PoolArgument:
-    if pool is None:
-        return None
-    if not isinstance(pool, tuple) or len(pool) != 2:
-        raise TypeError(f"pool: expected None or a pair (kind, grid), got {pool!r}")
-    kind, grid = pool
-    checks.check_pool_arguments(kind, grid)
-    if family is not None and FORMULAS[family.name].planes > 1:
-        raise ValueError(
-            f"pool: expected a family with one parameter per latent, got {family.name}"
-        )
-    checks.check_map(name, a)
-    return kind, grid
-
-
-def fuse_pool(
-    name: str, a: Tensor, pool: PoolArgument, family: Family, table: Tensor
-) -> Pooling | None:
-    """The pooling that a class loss's own kernel would do; None where none would."""
-    checked = _check_pool(name, a, pool, family)
-    if checked is None or table.dim() != 2:
-        return None
-    kind, grid = checked
-    backend = fused_pool_backend(a, kind, grid, family.name, table.shape[0])
-    if backend is None:
-        return None
-    shape = (a.shape[0], a.shape[1] * grid * grid)
-    latents = a.new_empty((), dtype=accumulate_dtype(a.dtype)).expand(shape)
-    return Pooling(a, latents, kind, grid, backend, fused=True)
-
-
-def _beside_pooled(x: Tensor, a: Tensor, pooled: bool) -> Tensor:
-    """A half-precision partner of pooled latents, which are in the accumulate dtype."""
-    return x.to(a.dtype) if pooled and x.dtype != a.dtype else x
 
 
 def _family_options(family: Family, a: Tensor) -> tuple[str, int, float]:
@@ -185,7 +105,7 @@ def prepare_pair(
     pooling = pool_in_front("a", a, pool, family)
     if pooling is not None:
         a = pooling.latents
-        b = _beside_pooled(b, a, True)
+        b = beside_pooled(b, a, pooling.widened)
     checks.check_latents("a", a, family, planes)
     batch = a.shape[: a.dim() - planes]
     if labels is None:
@@ -269,7 +189,7 @@ def prepare_class(
         pooling = pool_in_front(names.a, a, pool, family)
     if pooling is not None:
         a = pooling.latents
-        table = table if pooling.fused else _beside_pooled(table, a, True)
+        table = beside_pooled(table, a, pooling.widened)
     checks.check_latents(names.a, a, family, planes)
     batch, latents = a.shape[: a.dim() - planes], a.shape[a.dim() - planes :]
     if table.dim() != planes + 1 or table.shape[1:] != latents or table.shape[0] == 0:

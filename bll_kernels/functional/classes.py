@@ -11,13 +11,8 @@ from bll_kernels.autograd import ClassLoss
 from bll_kernels.backends.selection import chunked_backend
 from bll_kernels.families import Family
 from bll_kernels.functional import checks, chunked
-from bll_kernels.functional.calls import (
-    ClassCall,
-    ClassNames,
-    PoolArgument,
-    Pooling,
-    prepare_class,
-)
+from bll_kernels.functional.calls import ClassCall, ClassNames, prepare_class
+from bll_kernels.functional.pooling import PoolArgument, Pooling
 from bll_kernels.ops import op
 
 _LINEAR_NAMES = ClassNames(a="x", table="weight", weight="sample_weight")

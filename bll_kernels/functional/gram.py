@@ -13,7 +13,7 @@ from torch import Tensor
 from bll_kernels.autograd import GramLoss
 from bll_kernels.backends.selection import select
 from bll_kernels.functional import checks
-from bll_kernels.functional.calls import PoolArgument, Pooling, pool_in_front
+from bll_kernels.functional.pooling import PoolArgument, Pooling, beside_pooled, pool_in_front
 from bll_kernels.functional.weights import refuse_surrounding_weight
 from bll_kernels.ops import op
 from bll_kernels.spec import LABEL_GRAMS
@@ -109,8 +109,8 @@ def _prepare(
         weight = checks.check_weight(weight, x.shape[:1], x)
     pooling = pool_in_front("x", x, pool)
     rows = _flat(x) if pooling is None else pooling.latents
-    if vectors is not None and pooling is not None and vectors.dtype != rows.dtype:
-        vectors = vectors.to(rows.dtype)
+    if vectors is not None and pooling is not None:
+        vectors = beside_pooled(vectors, rows, pooling.widened)
     backend = select(rows.device.type, rows.dtype, "gram_loss")
     options = (same, other, center)
     return _GramCall(rows, labels, vectors, weight, backend, options, pooling, x.shape)

@@ -10,7 +10,7 @@ from torch import Tensor
 from bll_kernels.autograd import ClassMeans
 from bll_kernels.backends.selection import select
 from bll_kernels.functional import checks
-from bll_kernels.functional.calls import PoolArgument, pool_in_front
+from bll_kernels.functional.pooling import PoolArgument, pool_in_front
 from bll_kernels.functional.weights import refuse_surrounding_weight
 from bll_kernels.ops import op
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from bll_kernels.autograd import PairLoss
 from bll_kernels.families import Family
 from bll_kernels.functional import checks
-from bll_kernels.functional.calls import PairCall, PoolArgument, prepare_pair
+from bll_kernels.functional.calls import PairCall, prepare_pair
+from bll_kernels.functional.pooling import PoolArgument
 from bll_kernels.ops import op
 from bll_kernels.spec import STOPPED_LOSSES, pair_loss_name
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from bll_kernels.families import Family
 from bll_kernels.functional import checks
-from bll_kernels.functional.calls import PairCall, PoolArgument, prepare_pair
+from bll_kernels.functional.calls import PairCall, prepare_pair
 from bll_kernels.functional.pair import posterior_loss
+from bll_kernels.functional.pooling import PoolArgument
 from bll_kernels.ops import op
 
 NextInput = Literal["alpha", "rho"] | float
