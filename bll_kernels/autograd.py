@@ -47,9 +47,11 @@ def _once(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
     """Run a backward without a graph; with create_graph, second derivatives raise."""
 
     def wrapped(ctx: Any, *grads: Tensor) -> Gradients:
+        if not torch.is_grad_enabled():
+            return backward(ctx, *grads)
         with torch.no_grad():
             results = backward(ctx, *grads)
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return results
         sources = [x for x in (*grads, *ctx.saved_tensors) if x is not None and x.requires_grad]
         if not sources:

@@ -168,6 +168,15 @@ def test_the_published_table_says_what_was_not_shown(tmp_path):
     assert "| BLL | 94.2 | 93.50, measured (some GPU, seeds 0, 1) |" in found
 
 
+def test_epochs_to_an_accuracy(tmp_path):
+    (tmp_path / "to-accuracy.csv").write_text(
+        "model,width,stop_at,rule,rule_options,lr,seed,epochs,epochs_trained,reached,cpu_seconds\n"
+        "mlp,256,88.5,bp,,0.002,1,15,15,False,60.0\nmlp,256,88.5,bp,,0.002,0,15,4,True,20.0\n"
+    )
+    found = page.filled("<!-- table: to-accuracy -->\n<!-- end -->", tmp_path)
+    assert "| mlp, width 256 | 88.5 | `bp` |  | 0.002 | 4 / not in 15 | 40 |" in found
+
+
 def test_pictures(tmp_path):
     table_of(tmp_path, {("bp", 2): (90.0, 91.0), ("bll", 2): (88.5, 88.5), ("bll", 4): (87.0, 0)})
     drawn = pictures.draw(tmp_path, tmp_path / "pictures")

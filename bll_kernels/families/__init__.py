@@ -30,6 +30,10 @@ FORMULAS: Final = MappingProxyType[str, Formulas](
 NORMALISED_MESSAGES: Final = frozenset({"gaussian-precision", "gaussian-diagonal"})
 
 
+#: The families as they are by name alone.
+_PLAIN: Final = MappingProxyType({name: Family(name) for name in FORMULAS})
+
+
 def get_family(family: str | Family, *, tau: float = 1.0, group: int | None = None) -> Family:
     """Resolve a family by name; a `Family` passes through after its name is checked.
 
@@ -43,6 +47,8 @@ def get_family(family: str | Family, *, tau: float = 1.0, group: int | None = No
         ValueError: the name is not registered, or an option is out of range.
     """
     if isinstance(family, str):
+        if tau == 1.0 and group is None and family in _PLAIN:
+            return _PLAIN[family]
         family = Family(family, tau=tau, group=group)
     elif not isinstance(family, Family):
         raise TypeError(f"family: expected a name or a Family, got {type(family).__name__}")

@@ -7,8 +7,8 @@ that the user gave.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,8 +51,7 @@ def _align(a: Tensor, b: Tensor, planes: int) -> tuple[Tensor, Tensor, Tensor | 
     return a, table, index.contiguous()
 
 
-@dataclass(frozen=True)
-class PairCall:
+class PairCall(NamedTuple):
     """Arguments of `pair_loss` up to `tilt`, without the loss."""
 
     a: Tensor
@@ -66,6 +65,10 @@ class PairCall:
     given_a: Tensor
     given_b: Tensor
     planes: int
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The op's results; a label out of range is refused as by `checks.check_label_range`."""
+        return checks.run_checked(self.labels, self.b.shape[0], function, *arguments)
 
     def options(self, loss: str, reduction: str) -> tuple[Any, ...]:
         """The op's arguments behind the tensors."""
@@ -120,16 +123,16 @@ def prepare_pair(
                 f"beside labels, got {tuple(b.shape)}"
             )
         labels = checks.check_labels(labels, batch, a)
-        checks.check_label_range(labels, b.shape[0])
     weight = surrounding_weight(batch) if weight is None else weight
     if weight is not None:
         weight = checks.check_weight(weight, batch, a)
     backend, options = select(a.device.type, a.dtype, "pair_loss"), _family_options(family, a)
+    if labels is not None and backend not in checks.CHECK_LABELS:
+        checks.check_label_range(labels, b.shape[0])
     return PairCall(a, b, labels, weight, backend, options, tilt, pooling, given_a, given_b, planes)
 
 
-@dataclass(frozen=True)
-class ClassNames:
+class ClassNames(NamedTuple):
     """What a class loss calls its arguments, for its error messages."""
 
     a: str = "a"
@@ -137,8 +140,7 @@ class ClassNames:
     weight: str = "weight"
 
 
-@dataclass(frozen=True)
-class ClassCall:
+class ClassCall(NamedTuple):
     """Arguments of `class_loss` up to `tilt`."""
 
     a: Tensor
@@ -150,6 +152,10 @@ class ClassCall:
     options: tuple[Any, ...]
     pooling: Pooling | None
     given_table: Tensor
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The op's results; a label out of range is refused as by `checks.check_label_range`."""
+        return checks.run_checked(self.labels, self.table.shape[0], function, *arguments)
 
     def restore_a(self, grad: Tensor, compact: bool) -> Tensor:
         """Gradient of the op's `a` as a gradient of the user's."""
@@ -198,7 +204,6 @@ def prepare_class(
             f"least one class, got {tuple(table.shape)}"
         )
     labels = checks.check_labels(labels, batch, a)
-    checks.check_label_range(labels, table.shape[0])
     if bias is not None:
         bias = checks.check_bias(bias, table.shape[0], a)
     weight = surrounding_weight(batch) if weight is None else weight
@@ -209,4 +214,6 @@ def prepare_class(
         backend = pooling.backend
     else:
         backend = select(a.device.type, a.dtype, "class_loss", family.name, table.shape[0])
+    if backend not in checks.CHECK_LABELS:
+        checks.check_label_range(labels, table.shape[0])
     return ClassCall(a, table, labels, bias, weight, backend, options, pooling, given_table)

@@ -1,13 +1,15 @@
 """Argument checks of the public functions.
 
 Each raises ValueError or TypeError that names the argument, what was expected and what came,
-before anything is computed. Nothing here reads a tensor's data but `check_label_range`.
+before anything is computed. Nothing here reads a tensor's data but `check_label_range`, which
+backends that read labels themselves (`CHECK_LABELS`) spare until they refuse one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -26,13 +28,16 @@ from bll_kernels.spec import (
     accumulate_dtype,
 )
 
+#: Backends whose ops look at every label on the CPU before they compute.
+CHECK_LABELS: Final = frozenset({"native"})
+
 
 def _shape(x: Tensor) -> str:
     return str(tuple(x.shape))
 
 
 def _check_dense(name: str, x: Tensor) -> None:
-    if x.layout != torch.strided or x.is_nested:
+    if x.layout is not torch.strided or x.is_nested:
         kind = "a nested tensor" if x.is_nested else f"layout {x.layout}"
         raise TypeError(f"{name}: expected a dense tensor, got {kind}")
 
@@ -117,6 +122,22 @@ def check_label_range(labels: Tensor, classes: int, name: str = "labels") -> Non
     low, high = (int(x) for x in torch.aminmax(labels))
     if low < 0 or high >= classes:
         raise ValueError(f"{name}: expected values in [0, {classes}), got {low} to {high}")
+
+
+def run_checked(
+    labels: Tensor | None, classes: int, function: Callable[..., Any], *arguments: Any
+) -> Any:
+    """Call an op that may refuse `labels` itself, with `check_label_range`'s error if it does."""
+    try:
+        return function(*arguments)
+    except RuntimeError:
+        if labels is None:
+            raise
+        try:
+            check_label_range(labels, classes)
+        except ValueError as refused:
+            raise refused from None
+        raise
 
 
 def check_weight(weight: object, batch: torch.Size, a: Tensor, name: str = "weight") -> Tensor:

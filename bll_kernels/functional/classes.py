@@ -15,6 +15,7 @@ from bll_kernels.functional.calls import ClassCall, ClassNames, prepare_class
 from bll_kernels.functional.pooling import PoolArgument, Pooling
 from bll_kernels.ops import op
 
+_NAMES = ClassNames()
 _LINEAR_NAMES = ClassNames(a="x", table="weight", weight="sample_weight")
 
 
@@ -41,9 +42,9 @@ def _value(call: ClassCall, reduction: str) -> Tensor:
     learners = (call.a, call.table, call.bias)
     value: Tensor
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in learners):
-        value, _ = ClassLoss.apply(*tensors, call.backend, *call.options, reduction)
+        value, _ = call.run(ClassLoss.apply, *tensors, call.backend, *call.options, reduction)
     else:
-        value, _ = op(call.backend, "class_loss")(*tensors, *call.options, reduction)
+        value, _ = call.run(op(call.backend, "class_loss"), *tensors, *call.options, reduction)
     return value
 
 
@@ -59,7 +60,8 @@ def _value_and_grad(
     if rows is not None:
         value, grad_a, grad_table, grad_bias = chunked.value_and_grad(rows, *wanted)
     else:
-        value, grad_a, grad_table, grad_bias = op(call.backend, "class_loss_value_and_grad")(
+        value, grad_a, grad_table, grad_bias = call.run(
+            op(call.backend, "class_loss_value_and_grad"),
             call.a, call.table, call.labels, call.bias, call.weight, *call.options, reduction,
             *wanted,
         )  # fmt: skip
@@ -136,7 +138,7 @@ def class_evidence_loss(
     """
     checks.check_reduction(reduction)
     call = prepare_class(
-        a, table, labels, family, bias, normalize_message, pool, tilt, weight, ClassNames()
+        a, table, labels, family, bias, normalize_message, pool, tilt, weight, _NAMES
     )
     return _value(call, reduction)
 
@@ -192,7 +194,7 @@ def class_evidence_loss_value_and_grad(
         pool,
         tilt,
         weight,
-        ClassNames(),
+        _NAMES,
         fuse=True,
     )
     return _value_and_grad(call, reduction, wrt, ("a", "table", "bias"), compact_grad)

@@ -20,10 +20,10 @@ def _value(call: PairCall, loss: str, reduction: str) -> Tensor:
     learns_b = call.b.requires_grad and loss not in STOPPED_LOSSES
     value: Tensor
     if torch.is_grad_enabled() and (call.a.requires_grad or learns_b):
-        value = PairLoss.apply(*tensors, call.backend, *options)
+        value = call.run(PairLoss.apply, *tensors, call.backend, *options)
     else:
         with torch.no_grad():
-            value = op(call.backend, "pair_loss")(*tensors, *options)
+            value = call.run(op(call.backend, "pair_loss"), *tensors, *options)
     return value
 
 

@@ -41,9 +41,9 @@ def _value_and_grad(
     following: tuple[float, torch.dtype] | None,
 ) -> ValueAndGrads | ValueGradsAndNext:
     name = "pair_loss_value_and_grad" if following is None else "pair_loss_next"
-    value, grad_a, grad_b, *mean = op(call.backend, name)(
-        call.a, call.b, call.labels, call.weight, *call.options(loss, reduction),
-        "a" in wrt, "b" in wrt, *(following or ()),
+    value, grad_a, grad_b, *mean = call.run(
+        op(call.backend, name), call.a, call.b, call.labels, call.weight,
+        *call.options(loss, reduction), "a" in wrt, "b" in wrt, *(following or ()),
     )  # fmt: skip
     grads = _gradients(call, grad_a, grad_b, wrt, compact)
     return (value, grads, mean[0]) if mean else (value, grads)

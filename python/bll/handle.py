@@ -116,6 +116,10 @@ class LocalLearning(nn.Module):
         found = self._own_messages()
         return [*found, *[None] * (len(self.blocks) - len(found))]
 
+    def _message(self, index: int) -> Message | None:
+        """Return the message of one block, if it has any."""
+        return cast(Message, self.messages[index]) if index < len(self.messages) else None
+
     def _own_messages(self) -> list[Message]:
         return [cast(Message, message) for message in self.messages]
 
@@ -208,13 +212,13 @@ class LocalLearning(nn.Module):
         return self._local_loss(index, output, labels, handed_on)
 
     def _local_loss(self, index: int, output: Any, labels: Tensor, handed_on: Any) -> Tensor:
-        messages = self._messages()
         previous = None
         if index > 0 and "input" in self.rule.reads:
-            previous = Previous(self.blocks[index - 1], messages[index - 1], handed_on)
+            previous = Previous(self.blocks[index - 1], self._message(index - 1), handed_on)
         return local_loss(
-            self.rule, self.blocks[index], messages[index], self.tokens, output, labels, previous
-        )
+            self.rule, self.blocks[index], self._message(index), self.tokens, output, labels,
+            previous,
+        )  # fmt: skip
 
     def _error_losses(self, step: Step, logits: Tensor) -> None:
         """Take the losses that waited for the gradient of the model's loss to its logits."""

@@ -45,5 +45,5 @@ def total_loss(losses: dict[str, Tensor]) -> Tensor:
     values = list(losses.values())
     total = values[-1]
     for value in values[:-1]:
-        total = total + value.to(total.device)
+        total = total + (value if value.device == total.device else value.to(total.device))
     return total

@@ -141,6 +141,21 @@ def _reversal(folder: Path) -> str:
     return _markdown(head, lines)
 
 
+def _to_accuracy(folder: Path) -> str:
+    keys = ("model", "width", "stop_at", "rule", "rule_options", "lr")
+    lines = []
+    for values, runs in groups(read_rows(folder / "to-accuracy.csv"), *keys).items():
+        model, width, goal, rule, options, lr = values
+        epochs = [
+            row["epochs_trained"] if row["reached"] == "True" else f"not in {row['epochs']}"
+            for row in runs
+        ]
+        network = [f"{model}, width {width}", goal, f"`{rule}`", _options(options), lr]
+        lines.append([*network, " / ".join(epochs), _cpu(runs)])
+    head = ["network", "accuracy, %", "rule", "options", "rate", "epochs", "CPU s"]
+    return _markdown(head, lines)
+
+
 def _table1(folder: Path) -> str:
     path = folder / "table1.csv"
     rows = read_rows(path) if path.is_file() else []
@@ -171,7 +186,9 @@ TABLES: Final[dict[str, Callable[[Path], str]]] = {
     "remedies": _listed("remedies", ranked=True),
     "wide": _listed("wide", ranked=True),
     "resnet18": _listed("resnet18", ranked=True),
+    "cifar": _listed("cifar", ranked=True),
     "precision": _listed("precision"),
     "shallow": _listed("shallow"),
     "reversal": _reversal,
+    "to-accuracy": _to_accuracy,
 }
