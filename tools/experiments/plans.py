@@ -163,15 +163,16 @@ def _shallow() -> list[dict[str, Any]]:
     repairs = [
         {**form, "blocks": ends["apart"]}
         for form in (
-            _with("bll", pool=["mean", 14], family="gaussian-precision:1.0"),
+            _FINER,
+            _with("bll", feedback="chained"),
+            _with("bll", **_FINER["rule_options"], feedback="chained"),
             _with("dgl"),
             _with("pred-sim"),
-            _with("bll", feedback="chained"),
         )
     ]
     deeper = [{"model": "vgg8b", **precise, "blocks": blocks} for blocks in (2, 4, 8)]
     layers = _runs(base | {"width": 8}, [{"model": "vgg8b", **_with("bp"), "blocks": 1}, *deeper])
-    return _runs(base, forms) + _runs(base, repairs, seeds=SEEDS[:1]) + layers
+    return _runs(base, forms) + _runs(base, repairs) + layers
 
 
 def _reversal() -> list[dict[str, Any]]:
