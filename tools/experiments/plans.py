@@ -72,7 +72,8 @@ def _remedies() -> list[dict[str, Any]]:
     precise = _with("bll", pool=["mean", 7], family="gaussian-precision:1.0")
     whole = _with("bll", pool=["mean", 14])
     both = _with("bll", pool=["mean", 14], family="gaussian-precision:1.0")
-    forms = (_with("bp"), _with("bll"), fine, precise, whole, both)
+    chained = _with("bll", **both["rule_options"], feedback="chained")
+    forms = (_with("bp"), _with("bll"), fine, precise, whole, both, chained)
     rates = [{**form, "lr": 5e-3} for form in forms]
     linear = [{**_with("pred", pool=["mean", grid]), "lr": 5e-3} for grid in (7, 14)]
     compared = _runs(RESNET, [fine, *rates, *linear])
