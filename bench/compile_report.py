@@ -163,6 +163,11 @@ def pair_cases(dtype: torch.dtype, loss: str, tables: bool = True) -> Cases:
             yield f"{name} next dense", _launches(following, a, a.clone(), None, None, *mean)
             if tables:
                 yield f"{name} table", _launches(both, a, table, labels, weight, *options)
+                given = (a, table, labels, weight, *mean)
+                yield f"{name} next table", _launches(following, *given)
+            if tables and group == 1:
+                a, table, labels, weight = _operands(dtype, family, 2)
+                yield f"{name} narrow table", _launches(both, a, table, labels, weight, *options)
 
 
 def class_cases(dtype: torch.dtype) -> Cases:

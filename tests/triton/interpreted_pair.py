@@ -251,6 +251,7 @@ def test_tiles_are_a_table() -> None:
     assert element_tile(10**6, True) == (1, 512, 4)
     assert table_tile(300, False) == (4, 256, 4)
     assert table_tile(300, True) == (2, 256, 4)
+    assert table_tile(2, False) == (128, 2, 4)
     assert sections(10, 6, table_tile(300, False)) == 1
     assert sections(10**6, 10, table_tile(300, False)) == 64
     assert group_tile(2) == (512, 2, 4)

@@ -15,7 +15,7 @@ from bll_kernels.backends.triton.launch import (
     power_of_two,
 )
 from bll_kernels.backends.triton.operands import as_rows, check_dtypes
-from bll_kernels.backends.triton.pair import reduce_partials
+from bll_kernels.backends.triton.tables import reduce_partials
 
 
 def _block(width: int) -> int:

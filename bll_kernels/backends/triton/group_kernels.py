@@ -9,7 +9,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from bll_kernels.backends.triton.pair_kernels import message_rows, row_factor, section, store_next
+from bll_kernels.backends.triton.pair_kernels import (
+    message_rows,
+    row_factor,
+    store_next,
+    whole_value,
+)
+from bll_kernels.backends.triton.table_kernels import section
 from bll_kernels.families.categorical_triton import (
     AMPLIFIED,
     group_next,
@@ -36,9 +42,9 @@ def sources(labels_ptr, row, inside, classes, CROSSED: tl.constexpr):
 
 
 @triton.jit
-def store_value(value_ptr, unit, value, factor, inside, TOTAL: tl.constexpr):
+def store_value(value_ptr, unit, value, factor, groups, inside, TOTAL: tl.constexpr):
     """One partial sum per program if TOTAL, else one value per unit."""
-    value = tl.where(inside, value * factor, 0.0)
+    value = tl.where(inside, whole_value(value, factor, groups), 0.0)
     if TOTAL:
         tl.store(value_ptr + tl.program_id(0), tl.sum(value, 0))
     else:
@@ -73,9 +79,34 @@ def tile_statistics(a, b, within, tilt, LOSS: tl.constexpr, ROWS: tl.constexpr):
     return max_a, inverse_z, anchor, centre, first, second, inverse_zr
 
 
+@triton.jit
+def store_results(
+    a, b, tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, mix, row, at, inside,
+    mask, factor, scale, grad_ptr, grad_stride, grad_a_ptr, next_ptr, LOSS: tl.constexpr,
+):  # fmt: skip
+    """Store what is wanted of a tile's next input and gradient to a; returns that to b."""
+    max_a, inverse_z, inverse_zr = max_a[:, None], inverse_z[:, None], inverse_zr[:, None]
+    anchor, centre = anchor[:, None], centre[:, None]
+    first, second = first[:, None], second[:, None]
+    if next_ptr is not None:
+        mean = group_next(
+            a, b, tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, mix
+        )
+        store_next(next_ptr + at, mean, mask)
+    factor = factor * scale
+    if grad_ptr is not None:
+        factor = factor * tl.load(grad_ptr + row * grad_stride, mask=inside, other=0.0)
+    grad_a, grad_b = group_terms(
+        a, b, tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, LOSS
+    )
+    if grad_a_ptr is not None:
+        tl.store(grad_a_ptr + at, grad_a * factor[:, None], mask=mask)
+    return grad_b * factor[:, None]
+
+
 @triton.jit(do_not_specialize=["units", "classes", "groups", "weight_stride", "grad_stride"])
 def group_tiles(
-    a_ptr, b_ptr, labels_ptr, weight_ptr, grad_ptr, value_ptr, stats_ptr, grad_a_ptr, grad_b_ptr,
+    a_ptr, b_ptr, labels_ptr, weight_ptr, grad_ptr, value_ptr, grad_a_ptr, grad_b_ptr,
     next_ptr, units, width, classes, groups, group, a_row, b_row, weight_stride, grad_stride,
     tilt, scale, mix,
     LOSS: tl.constexpr, TOTAL: tl.constexpr, CROSSED: tl.constexpr,
@@ -101,34 +132,14 @@ def group_tiles(
     factor = row_factor(weight_ptr, weight_stride, row, inside)
     if value_ptr is not None:
         value = group_value(tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, LOSS)
-        store_value(value_ptr, unit, value, factor, inside, TOTAL)
-    if stats_ptr is not None:
-        tl.store(stats_ptr + unit, max_a, mask=inside)
-        tl.store(stats_ptr + units + unit, inverse_z, mask=inside)
-        tl.store(stats_ptr + 2 * units + unit, anchor, mask=inside)
-        tl.store(stats_ptr + 3 * units + unit, centre, mask=inside)
-        tl.store(stats_ptr + 4 * units + unit, first, mask=inside)
-        tl.store(stats_ptr + 5 * units + unit, second, mask=inside)
-        tl.store(stats_ptr + 6 * units + unit, inverse_zr, mask=inside)
+        store_value(value_ptr, unit, value, factor, groups, inside, TOTAL)
     at = (row * width + start)[:, None] + lane[None, :]
-    if next_ptr is not None:
-        mean = group_next(
-            a, b, tilt, max_a[:, None], inverse_z[:, None], anchor[:, None], centre[:, None],
-            first[:, None], second[:, None], inverse_zr[:, None], mix,
-        )  # fmt: skip
-        store_next(next_ptr + at, mean, mask)
-    if grad_a_ptr is not None or grad_b_ptr is not None:
-        factor = factor * scale
-        if grad_ptr is not None:
-            factor = factor * tl.load(grad_ptr + row * grad_stride, mask=inside, other=0.0)
-        grad_a, grad_b = group_terms(
-            a, b, tilt, max_a[:, None], inverse_z[:, None], anchor[:, None], centre[:, None],
-            first[:, None], second[:, None], inverse_zr[:, None], LOSS,
-        )  # fmt: skip
-        if grad_a_ptr is not None:
-            tl.store(grad_a_ptr + at, grad_a * factor[:, None], mask=mask)
-        if grad_b_ptr is not None:
-            tl.store(grad_b_ptr + at, grad_b * factor[:, None], mask=mask)
+    grad_b = store_results(
+        a, b, tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, mix, row, at,
+        inside, mask, factor, scale, grad_ptr, grad_stride, grad_a_ptr, next_ptr, LOSS,
+    )  # fmt: skip
+    if grad_b_ptr is not None:
+        tl.store(grad_b_ptr + at, grad_b, mask=mask)
 
 
 @triton.jit(do_not_specialize=["units", "classes", "groups", "weight_stride"])
@@ -215,7 +226,7 @@ def group_sweeps(
     if value_ptr is not None:
         factor = row_factor(weight_ptr, weight_stride, row, inside)
         value = group_value(tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, LOSS)
-        store_value(value_ptr, unit, value, factor, inside, TOTAL)
+        store_value(value_ptr, unit, value, factor, groups, inside, TOTAL)
     if stats_ptr is not None:
         at = tl.program_id(0).to(tl.int64)
         tl.store(stats_ptr + at, max_a)
@@ -237,7 +248,7 @@ def group_table(
     """Gradient of a class table and what else is wanted of its rows, from one read.
 
     Every program walks over one section of one class's rows, for one of their groups in a tile.
-    `order` and `start` as in table_gradient, with one class more for rows that have none; out is
+    `order` and `start` as in pair_table, with one class more for rows that have none; out is
     [parts, classes, width] float32.
     """
     program = tl.program_id(0)
@@ -267,28 +278,17 @@ def group_table(
             value = group_value(
                 tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, LOSS
             )
-            value = tl.where(inside, value * factor, 0.0)
+            value = tl.where(inside, whole_value(value, factor, groups), 0.0)
             if TOTAL:
                 losses += value
             else:
                 tl.store(value_ptr + row * groups + member, value, mask=inside)
         at = (row * width)[:, None] + column[None, :]
-        if next_ptr is not None:
-            mean = group_next(
-                a, b, tilt, max_a[:, None], inverse_z[:, None], anchor[:, None], centre[:, None],
-                first[:, None], second[:, None], inverse_zr[:, None], mix,
-            )  # fmt: skip
-            store_next(next_ptr + at, mean, mask)
-        factor = factor * scale
-        if grad_ptr is not None:
-            factor = factor * tl.load(grad_ptr + row * grad_stride, mask=inside, other=0.0)
-        grad_a, grad_b = group_terms(
-            a, b, tilt, max_a[:, None], inverse_z[:, None], anchor[:, None], centre[:, None],
-            first[:, None], second[:, None], inverse_zr[:, None], LOSS,
+        grad_b = store_results(
+            a, b, tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, mix, row, at,
+            inside, mask, factor, scale, grad_ptr, grad_stride, grad_a_ptr, next_ptr, LOSS,
         )  # fmt: skip
-        if grad_a_ptr is not None:
-            tl.store(grad_a_ptr + at, grad_a * factor[:, None], mask=mask)
-        total += tl.where(mask, grad_b * factor[:, None], 0.0)
+        total += tl.where(mask, grad_b, 0.0)
     if value_ptr is not None and TOTAL:
         tl.store(value_ptr + program, tl.sum(losses, 0))
     out_at = out_ptr + (part * classes + label) * width + column[None, :]

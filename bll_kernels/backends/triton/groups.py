@@ -57,7 +57,6 @@ def run_groups(
         "labels_ptr": problem.labels,
         "weight_ptr": weight.tensor,
         "value_ptr": value,
-        "stats_ptr": stats,
         "units": units,
         "classes": b.count,
         "groups": problem.groups,
@@ -71,7 +70,10 @@ def run_groups(
         "CROSSED": crossed,
     }
     if tile is None:
-        launch(group_kernels.group_sweeps, programs, SWEEP.warps, **shared, COLUMNS=SWEEP.columns)
+        launch(
+            group_kernels.group_sweeps, programs, SWEEP.warps,
+            **shared, stats_ptr=stats, COLUMNS=SWEEP.columns,
+        )  # fmt: skip
         return value, stats
     launch(
         group_kernels.group_tiles, programs, tile.warps,
@@ -109,7 +111,7 @@ def run_group_table(
     owners = (b.count + 1) * problem.groups  # rows without a class have outputs too
     parts = sections(a.count, owners, tile)
     order, start = rows_by_label(labels, b.count)
-    total = problem.reduction != "none"
+    total = problem.adds_programs(problem.groups)
     value = None
     if with_value:
         size = parts * owners if total else a.count * problem.groups

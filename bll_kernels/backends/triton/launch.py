@@ -90,10 +90,11 @@ BUSY = 1024
 def table_tile(width: int, grouped: bool) -> Tile:
     """Tile of a class-table gradient: it walks over the rows of a class, a few at a time.
 
-    Half as many where every element has its group's statistics in registers too.
+    Half as many where every element has its group's statistics in registers too; never more than
+    threads, each of which would hold the places of several.
     """
     columns = min(power_of_two(width), 256)
-    return Tile(ELEMENTS // columns // (2 if grouped else 1), columns, 4)
+    return Tile(min(128, ELEMENTS // columns // (2 if grouped else 1)), columns, 4)
 
 
 def sections(rows: int, tables: int, tile: Tile) -> int:

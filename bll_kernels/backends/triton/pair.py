@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bll_kernels.backends.triton import pair_kernels, reduce_kernels
+from bll_kernels.backends.triton import pair_kernels, table_kernels
 from bll_kernels.backends.triton.groups import run_group_table, run_groups
 from bll_kernels.backends.triton.launch import (
-    ELEMENTS,
     ceil_div,
     element_tile,
     group_tile,
@@ -17,27 +16,34 @@ from bll_kernels.backends.triton.launch import (
     table_tile,
 )
 from bll_kernels.backends.triton.operands import as_rows, check_dtypes
-from bll_kernels.backends.triton.problem import NextInput, PairProblem, next_arguments
-from bll_kernels.backends.triton.tables import parts_of, rows_by_label, sum_parts
+from bll_kernels.backends.triton.problem import NextInput, PairProblem
+from bll_kernels.backends.triton.table_traffic import row_bytes
+from bll_kernels.backends.triton.tables import (
+    parts_of,
+    reduce_partials,
+    rows_by_label,
+    sum_parts,
+)
 from bll_kernels.families import FORMULAS
 from bll_kernels.spec import STOPPED_LOSSES
 
 
-def reduce_partials(partial: Tensor, rows: int, count: int, scale: float) -> Tensor:
-    """Sum [rows, count] partial sums to [rows]."""
-    out = partial.new_empty((rows,))
-    launch(
-        reduce_kernels.sum_partials, rows, 4,
-        partial_ptr=partial, out_ptr=out, count=count, scale=scale, BLOCK=ELEMENTS,
-    )  # fmt: skip
-    return out
-
-
-def finish(problem: PairProblem, partial: Tensor, per_row: int) -> Tensor:
-    """Reduce partial values: [rows, per_row] for "none", else one number per program."""
-    if problem.reduction != "none":
+def finish(problem: PairProblem, partial: Tensor, pieces: int) -> Tensor:
+    """Reduce partial values: one number per program, or per piece of every row."""
+    if problem.adds_programs(pieces):
         return reduce_partials(partial, 1, partial.numel(), problem.mean)
-    return partial if per_row == 1 else reduce_partials(partial, problem.a.count, per_row, 1.0)
+    rows = partial
+    if pieces > 1:
+        rows = reduce_partials(partial, problem.a.count, pieces, 1.0, problem.weight)
+    if problem.reduction == "none":
+        return rows
+    return reduce_partials(rows, 1, problem.a.count, problem.mean)
+
+
+def partial_values(problem: PairProblem, programs: int, pieces: int) -> Tensor:
+    """Where a kernel leaves what `finish` reduces."""
+    size = programs if problem.adds_programs(pieces) else problem.a.count * pieces
+    return problem.a.tensor.new_empty((size,), dtype=torch.float32)
 
 
 def elements(
@@ -53,37 +59,51 @@ def elements(
     tile = element_tile(a.width, stats is not None)
     chunks = ceil_div(a.width, tile.columns)
     programs = ceil_div(a.count, tile.rows) * chunks
-    total = problem.reduction != "none"
-    partial = None
-    if with_value:
-        size = programs if total else a.count * chunks
-        partial = a.tensor.new_empty((size,), dtype=torch.float32)
+    partial = partial_values(problem, programs, chunks) if with_value else None
     launch(
         pair_kernels.pair_elements, programs, tile.warps,
         **problem.shared(), b_ptr=problem.b.tensor, labels_ptr=problem.labels, stats_ptr=stats,
-        value_ptr=partial, grad_a_ptr=grad_a, grad_b_ptr=grad_b, chunks=chunks, TOTAL=total,
-        NEXT=problem.next_function, **next_arguments(following),
+        value_ptr=partial, grad_a_ptr=grad_a, grad_b_ptr=grad_b, chunks=chunks,
+        TOTAL=problem.adds_programs(chunks), **problem.next_arguments(following),
         ROWS=tile.rows, COLUMNS=tile.columns,
     )  # fmt: skip
     return None if partial is None else finish(problem, partial, chunks)
 
 
 def table_elements(
-    problem: PairProblem, labels: Tensor, out: Tensor, stats: Tensor | None = None
-) -> None:
-    """Gradient of a class table: rows sorted by label, each class reduced in a fixed order."""
+    problem: PairProblem,
+    labels: Tensor,
+    grad_b: Tensor,
+    grad_a: Tensor | None = None,
+    with_value: bool = False,
+    stats: Tensor | None = None,
+    following: NextInput | None = None,
+) -> Tensor | None:
+    """Gradient of a class table, and what else is wanted of its rows, from one read of them.
+
+    Rows are sorted by label, each class reduced in a fixed order; returns the value as [rows]
+    or [1].
+    """
     a, classes = problem.a, problem.b.count
     tile = table_tile(a.width, stats is not None)
     chunks = ceil_div(a.width, tile.columns)
-    parts = sections(a.count, classes * chunks, tile)
+    # Rows without a class add to none, but have outputs too.
+    alone = grad_a is None and not with_value and following is None
+    owners = classes if alone else classes + 1
+    parts = sections(a.count, owners * chunks, tile)
+    programs = parts * owners * chunks
     order, start = rows_by_label(labels, classes)
-    partial = parts_of(out, parts)
+    sums = parts_of(grad_b, parts)
+    partial = partial_values(problem, programs, chunks) if with_value else None
     launch(
-        pair_kernels.table_gradient, parts * classes * chunks, tile.warps,
-        **problem.shared(), table_ptr=problem.b.tensor, order_ptr=order, start_ptr=start,
-        stats_ptr=stats, out_ptr=partial, parts=parts, ROWS=tile.rows, COLUMNS=tile.columns,
+        table_kernels.pair_table, programs, tile.warps,
+        **problem.shared(), b_ptr=problem.b.tensor, order_ptr=order, start_ptr=start,
+        stats_ptr=stats, value_ptr=partial, grad_a_ptr=grad_a, out_ptr=sums, owners=owners,
+        parts=parts, TOTAL=problem.adds_programs(chunks), **problem.next_arguments(following),
+        ROWS=tile.rows, COLUMNS=tile.columns,
     )  # fmt: skip
-    sum_parts(partial, out)
+    sum_parts(sums, grad_b)
+    return None if partial is None else finish(problem, partial, chunks)
 
 
 def independent(
@@ -93,13 +113,16 @@ def independent(
     with_value: bool,
     following: NextInput | None,
 ) -> Tensor | None:
-    """A family of independent latents: one pass, and one more over a class table's rows."""
-    dense_b = grad_b if problem.labels is None else None
-    value = None
-    if with_value or grad_a is not None or dense_b is not None:
-        value = elements(problem, grad_a, dense_b, with_value, following=following)
-    if grad_b is not None and problem.labels is not None:
-        table_elements(problem, problem.labels, grad_b)
+    """A family of independent latents: one pass, or two over a class table's narrow rows."""
+    labels = problem.labels
+    if labels is None or grad_b is None:
+        if not with_value and grad_a is None and grad_b is None:
+            return None
+        return elements(problem, grad_a, grad_b, with_value, following=following)
+    if row_bytes(problem, grad_a, with_value, following).once():
+        return table_elements(problem, labels, grad_b, grad_a, with_value, following=following)
+    value = elements(problem, grad_a, None, with_value, following=following)
+    table_elements(problem, labels, grad_b)
     return value
 
 
@@ -119,15 +142,15 @@ def grouped(
         return None if partial is None else finish(problem, partial, problem.groups)
     needs_stats = grad_a is not None or grad_b is not None or following is not None
     partial, stats = run_groups(
-        problem, rows=problem.a.count, crossed=False, total=problem.reduction != "none",
+        problem, rows=problem.a.count, crossed=False, total=problem.adds_programs(problem.groups),
         with_value=with_value, with_stats=needs_stats and not fits,
         grad_a=grad_a if fits else None, grad_b=dense_b if fits else None,
         following=following if fits else None,
     )  # fmt: skip
-    if not fits and (grad_a is not None or dense_b is not None or following is not None):
+    if stats is not None and labels is not None and grad_b is not None:
+        table_elements(problem, labels, grad_b, grad_a, stats=stats, following=following)
+    elif stats is not None:
         elements(problem, grad_a, dense_b, False, stats, following)
-    if grad_b is not None and labels is not None:
-        table_elements(problem, labels, grad_b, stats)
     return None if partial is None else finish(problem, partial, problem.groups)
 
 

@@ -25,6 +25,16 @@ def row_factor(weight_ptr, weight_stride, row, inside):
 
 
 @triton.jit
+def whole_value(value, factor, pieces):
+    """The weighted value of a row that is whole; of one of its pieces, as it is.
+
+    A weight multiplies the sum of the pieces: times an infinite one, those of different signs
+    would be NaN.
+    """
+    return tl.where(pieces == 1, value * factor, value)
+
+
+@triton.jit
 def message_rows(labels_ptr, row, inside, classes):
     """Which row of b belongs to every row of a, and whether it exists."""
     source = row
@@ -33,17 +43,6 @@ def message_rows(labels_ptr, row, inside, classes):
         source = tl.load(labels_ptr + row, mask=inside, other=0)
         exists = inside & (source >= 0) & (source < classes)
     return source, exists
-
-
-@triton.jit
-def section(start_ptr, label, part, parts):
-    """Where one of the `parts` of a label's rows begins and ends in their order."""
-    first = tl.load(start_ptr + label)
-    last = tl.load(start_ptr + label + 1)
-    share = tl.cdiv(last - first, parts)
-    begin = first + part * share
-    end = begin + share
-    return begin, tl.where(end < last, end, last)
 
 
 @triton.jit
@@ -61,15 +60,61 @@ def group_stats(stats_ptr, units, row, column, mask, groups, group):
 
 
 @triton.jit
-def grouped(
-    TERMS: tl.constexpr, a, b, stats_ptr, units, row, column, mask, groups, group, tilt,
-    LOSS: tl.constexpr,
+def parameters(at, plane, mask, other, PLANES: tl.constexpr):
+    """Both parameters of latents as float32; with one plane the first one again."""
+    first = tl.load(at, mask=mask, other=other).to(tl.float32)
+    second = first
+    if PLANES == 2:
+        second = tl.load(at + plane, mask=mask, other=other).to(tl.float32)
+    return first, second
+
+
+@triton.jit
+def element_terms(
+    a, a2, b, b2, stats_ptr, rows, row, column, mask, groups, group,
+    option0, option1, option2, mix,
+    TERMS: tl.constexpr, NEXT: tl.constexpr, LOSS: tl.constexpr, PLANES: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of elements of a tile, each from its group's statistics."""
-    max_a, inverse_z, anchor, centre, first, second, inverse_zr = group_stats(
-        stats_ptr, units, row, column, mask, groups, group
-    )
-    return TERMS(a, b, tilt, max_a, inverse_z, anchor, centre, first, second, inverse_zr, LOSS)
+    """Value, next input and both planes' gradients to a and b of the elements of a tile.
+
+    A grouped element has no value of its own, and without NEXT there is no next input: zeros.
+    With one plane the second gradients are the first ones again.
+    """
+    value = tl.zeros_like(a)
+    mean = value
+    if stats_ptr is not None:
+        units = tl.cast(rows, tl.int64) * groups
+        max_a, inverse_z, anchor, centre, first, second, inverse_zr = group_stats(
+            stats_ptr, units, row, column, mask, groups, group
+        )
+        grad_a, grad_b = TERMS(
+            a, b, option0, max_a, inverse_z, anchor, centre, first, second, inverse_zr, LOSS
+        )
+        grad_a2, grad_b2 = grad_a, grad_b
+        if NEXT is not None:
+            mean = NEXT(
+                a, b, option0, max_a, inverse_z, anchor, centre, first, second, inverse_zr, mix
+            )
+    elif PLANES == 1:
+        value, grad_a, grad_b = TERMS(a, b, option0, option1, option2, LOSS)
+        grad_a2, grad_b2 = grad_a, grad_b
+        if NEXT is not None:
+            mean = NEXT(a, b, option0, option1, option2, mix)
+    else:
+        value, grad_a, grad_a2, grad_b, grad_b2 = TERMS(
+            a, a2, b, b2, option0, option1, option2, LOSS
+        )
+        if NEXT is not None:
+            mean = NEXT(a, a2, b, b2, option0, option1, option2, mix)
+    return value, mean, grad_a, grad_a2, grad_b, grad_b2
+
+
+@triton.jit
+def store_planes(at, plane, first, second, mask, PLANES: tl.constexpr):
+    """Gradients to both parameters of latents."""
+    tl.store(at, first, mask=mask)
+    if PLANES == 2:
+        tl.store(at + plane, second, mask=mask)
 
 
 @triton.jit
@@ -95,7 +140,8 @@ def pair_elements(
 ):  # fmt: skip
     """Value, gradients and the next block's input of a tile in one pass.
 
-    value is [programs] partial sums if TOTAL, else [rows, chunks]; `scale` multiplies gradients.
+    value is [programs] partial sums if TOTAL, else [rows, chunks], see `whole_value`; `scale`
+    multiplies gradients.
     """
     program = tl.program_id(0)
     chunk = program % chunks
@@ -107,38 +153,18 @@ def pair_elements(
     b_mask = exists[:, None] & (column < width)[None, :]
     a_at = a_ptr + (row * a_row)[:, None] + column[None, :]
     b_at = b_ptr + (source * b_row)[:, None] + column[None, :]
-    a = tl.load(a_at, mask=mask, other=0.0).to(tl.float32)
-    b = tl.load(b_at, mask=b_mask, other=float("nan")).to(tl.float32)
-    if stats_ptr is not None:
-        units = tl.cast(rows, tl.int64) * groups
-        max_a, inverse_z, anchor, centre, first, second, inverse_zr = group_stats(
-            stats_ptr, units, row, column, mask, groups, group
-        )
-        grad_a, grad_b = TERMS(
-            a, b, option0, max_a, inverse_z, anchor, centre, first, second, inverse_zr, LOSS
-        )
-        if next_ptr is not None:
-            mean = NEXT(
-                a, b, option0, max_a, inverse_z, anchor, centre, first, second, inverse_zr, mix
-            )
-    elif PLANES == 1:
-        value, grad_a, grad_b = TERMS(a, b, option0, option1, option2, LOSS)
-        if next_ptr is not None:
-            mean = NEXT(a, b, option0, option1, option2, mix)
-    else:
-        a2 = tl.load(a_at + a_plane, mask=mask, other=0.0).to(tl.float32)
-        b2 = tl.load(b_at + b_plane, mask=b_mask, other=float("nan")).to(tl.float32)
-        value, grad_a, grad_a2, grad_b, grad_b2 = TERMS(
-            a, a2, b, b2, option0, option1, option2, LOSS
-        )
-        if next_ptr is not None:
-            mean = NEXT(a, a2, b, b2, option0, option1, option2, mix)
+    a, a2 = parameters(a_at, a_plane, mask, 0.0, PLANES)
+    b, b2 = parameters(b_at, b_plane, b_mask, float("nan"), PLANES)
+    value, mean, grad_a, grad_a2, grad_b, grad_b2 = element_terms(
+        a, a2, b, b2, stats_ptr, rows, row, column, mask, groups, group,
+        option0, option1, option2, mix, TERMS, NEXT, LOSS, PLANES,
+    )  # fmt: skip
     if next_ptr is not None:
         store_next(next_ptr + (row * width)[:, None] + column[None, :], mean, mask)
 
     factor = row_factor(weight_ptr, weight_stride, row, inside)
     if value_ptr is not None:
-        per_row = tl.sum(tl.where(mask, value, 0.0), 1) * factor
+        per_row = whole_value(tl.sum(tl.where(mask, value, 0.0), 1), factor, chunks)
         if TOTAL:
             tl.store(value_ptr + program, tl.sum(tl.where(inside, per_row, 0.0), 0))
         else:
@@ -150,68 +176,6 @@ def pair_elements(
     at = (row * (PLANES * width))[:, None] + column[None, :]
     factor = factor[:, None]
     if grad_a_ptr is not None:
-        tl.store(grad_a_ptr + at, grad_a * factor, mask=mask)
-        if PLANES == 2:
-            tl.store(grad_a_ptr + at + width, grad_a2 * factor, mask=mask)
+        store_planes(grad_a_ptr + at, width, grad_a * factor, grad_a2 * factor, mask, PLANES)
     if grad_b_ptr is not None:
-        tl.store(grad_b_ptr + at, grad_b * factor, mask=mask)
-        if PLANES == 2:
-            tl.store(grad_b_ptr + at + width, grad_b2 * factor, mask=mask)
-
-
-@triton.jit(
-    do_not_specialize=["rows", "classes", "parts", "groups", "weight_stride", "grad_stride"]
-)
-def table_gradient(
-    a_ptr, table_ptr, order_ptr, start_ptr, weight_ptr, grad_ptr, stats_ptr, out_ptr,
-    rows, width, classes, parts, groups, group, a_row, a_plane, b_row, b_plane,
-    weight_stride, grad_stride,
-    option0, option1, option2, scale,
-    TERMS: tl.constexpr, LOSS: tl.constexpr, PLANES: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """Gradient of a class table: every program walks over one section of one class's rows.
-
-    `order` lists the rows sorted by label, `start[c]` where class c begins in it;
-    out is [parts, classes, PLANES, width] float32.
-    """
-    chunks = tl.cdiv(width, COLUMNS)
-    program = tl.program_id(0)
-    column = (program % chunks) * COLUMNS + tl.arange(0, COLUMNS)
-    label = (program // chunks % classes).to(tl.int64)
-    part = (program // chunks // classes).to(tl.int64)
-    begin, end = section(start_ptr, label, part, parts)
-    lane = tl.arange(0, ROWS)
-    wide = (column < width)[None, :]
-    b_at = table_ptr + label * b_row + column[None, :]
-    b = tl.load(b_at, mask=wide, other=0.0).to(tl.float32)
-    total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    if PLANES == 2:
-        b2 = tl.load(b_at + b_plane, mask=wide, other=0.0).to(tl.float32)
-        total2 = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for position in range(begin, end, ROWS):
-        inside = position + lane < end
-        row = tl.load(order_ptr + position + lane, mask=inside, other=0)
-        factor = row_factor(weight_ptr, weight_stride, row, inside) * scale
-        if grad_ptr is not None:
-            factor = factor * tl.load(grad_ptr + row * grad_stride, mask=inside, other=0.0)
-        factor = factor[:, None]
-        mask = inside[:, None] & wide
-        a_at = a_ptr + (row * a_row)[:, None] + column[None, :]
-        a = tl.load(a_at, mask=mask, other=0.0).to(tl.float32)
-        if stats_ptr is not None:
-            units = tl.cast(rows, tl.int64) * groups
-            _, grad = grouped(
-                TERMS, a, b, stats_ptr, units, row, column, mask, groups, group, option0, LOSS
-            )
-        elif PLANES == 1:
-            _, _, grad = TERMS(a, b, option0, option1, option2, LOSS)
-        else:
-            a2 = tl.load(a_at + a_plane, mask=mask, other=0.0).to(tl.float32)
-            _, _, _, grad, grad2 = TERMS(a, a2, b, b2, option0, option1, option2, LOSS)
-            total2 += tl.where(mask, grad2 * factor, 0.0)
-        total += tl.where(mask, grad * factor, 0.0)
-    out_at = out_ptr + (part * classes + label) * (PLANES * width) + column
-    tl.store(out_at, tl.sum(total, 0), mask=column < width)
-    if PLANES == 2:
-        tl.store(out_at + width, tl.sum(total2, 0), mask=column < width)
+        store_planes(grad_b_ptr + at, width, grad_b * factor, grad_b2 * factor, mask, PLANES)

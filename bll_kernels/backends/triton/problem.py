@@ -70,17 +70,24 @@ class PairProblem:
         """What the reduction multiplies a row's loss with."""
         return 1.0 / max(self.a.count, 1) if self.reduction == "batchmean" else 1.0
 
+    def adds_programs(self, pieces: int) -> bool:
+        """Whether programs leave one partial sum each, rather than values of pieces of rows.
+
+        Args:
+            pieces: that a row's latents are cut into. A weight multiplies the sum of them.
+        """
+        return self.reduction != "none" and (self.weight is None or pieces == 1)
+
     @property
     def groups(self) -> int:
         """Categorical groups per row; 0 for other families."""
         return self.a.width // self.group if self.family == "categorical" else 0
 
-    @property
-    def next_function(self) -> Any:
-        """The function of the next block's input, beside that of the gradients."""
-        if self.groups:
-            return categorical_triton.group_next
-        return ELEMENT_FAMILIES[self.family].next_mean
+    def next_arguments(self, following: NextInput | None) -> dict[str, Any]:
+        """Kernel arguments of the next block's input; its function stands beside the gradients'."""
+        family = ELEMENT_FAMILIES.get(self.family)
+        function = categorical_triton.group_next if family is None else family.next_mean
+        return {**next_arguments(following), "NEXT": None if following is None else function}
 
     def shared(self) -> dict[str, Any]:
         """Kernel arguments: sizes, strides, factors and the family's numbers."""

@@ -6,9 +6,11 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["count"])
-def sum_partials(partial_ptr, out_ptr, count, scale, BLOCK: tl.constexpr):
-    """out[i] = scale * sum of partial[i, :count]; one program per i."""
+@triton.jit(do_not_specialize=["count", "weight_stride"])
+def sum_partials(
+    partial_ptr, weight_ptr, out_ptr, count, weight_stride, scale, BLOCK: tl.constexpr
+):
+    """out[i] = scale * weight[i] * sum of partial[i, :count]; one program per i."""
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float64)
@@ -16,7 +18,10 @@ def sum_partials(partial_ptr, out_ptr, count, scale, BLOCK: tl.constexpr):
         at = start + lane
         part = tl.load(partial_ptr + row * count + at, mask=at < count, other=0.0)
         total += part.to(tl.float64)
-    tl.store(out_ptr + row, (tl.sum(total, 0) * scale).to(tl.float32))
+    result = tl.sum(total, 0) * scale
+    if weight_ptr is not None:
+        result *= tl.load(weight_ptr + row * weight_stride)
+    tl.store(out_ptr + row, result.to(tl.float32))
 
 
 @triton.jit(do_not_specialize=["sections", "size"])

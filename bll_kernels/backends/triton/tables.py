@@ -1,4 +1,4 @@
-"""What class tables' gradients are made with: rows by label, and the sum of programs' parts."""
+"""What reductions are made with: rows by label, and sums of what programs left."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bll_kernels.backends.triton import reduce_kernels
 from bll_kernels.backends.triton.launch import ELEMENTS, ceil_div, launch
+from bll_kernels.backends.triton.operands import per_row
 
 
 def rows_by_label(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -36,3 +37,17 @@ def sum_parts(partial: Tensor, out: Tensor) -> None:
         partial_ptr=partial, out_ptr=out, sections=partial.shape[0], size=out.numel(),
         BLOCK=ELEMENTS,
     )  # fmt: skip
+
+
+def reduce_partials(
+    partial: Tensor, rows: int, count: int, scale: float, weight: Tensor | None = None
+) -> Tensor:
+    """Sum [rows, count] partial sums to [rows], each times `scale` and its row's weight."""
+    out = partial.new_empty((rows,))
+    factor = per_row(weight)
+    launch(
+        reduce_kernels.sum_partials, rows, 4,
+        partial_ptr=partial, weight_ptr=factor.tensor, out_ptr=out, count=count,
+        weight_stride=factor.stride, scale=scale, BLOCK=ELEMENTS,
+    )  # fmt: skip
+    return out
