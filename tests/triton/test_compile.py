@@ -32,6 +32,7 @@ from bll_kernels.backends.triton import (
     pair_kernels,
     pool_kernels,
     reduce_kernels,
+    score_kernels,
     softmax_kernels,
     table_kernels,
 )
@@ -87,7 +88,7 @@ def test_every_kernel_is_in_the_report() -> None:
     names = {launched.kernel.__name__ for _, found in cases(False) for launched in found}
     modules = (
         pair_kernels, group_kernels, class_kernels, gram_kernels, mean_kernels, pool_kernels,
-        softmax_kernels, reduce_kernels, table_kernels,
+        softmax_kernels, reduce_kernels, score_kernels, table_kernels,
     )  # fmt: skip
     takes = {
         name

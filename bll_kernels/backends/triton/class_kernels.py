@@ -1,4 +1,4 @@
-"""Class-normalised losses: scores, their softmax, and gradients, tile by tile.
+"""Class-normalised losses: scores and gradients, tile by tile.
 
 Nothing of size rows x classes x latents exists in memory: a tile [ROWS, CLASSES, COLUMNS] lives in
 registers while a program walks over latents (scores), classes (gradient to a) or rows (gradient
@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-
-from bll_kernels.backends.triton.pair_kernels import row_factor
-from bll_kernels.families.special_triton import exp_any, log1p_nonnegative, log_positive
 
 
 @triton.jit(do_not_specialize=["rows", "classes", "parts"])
@@ -51,78 +48,6 @@ def class_scores(
         total -= tl.sum(tl.where(a_mask & b_mask, value, 0.0), 2)
     at = out_ptr + ((part * rows + row) * classes)[:, None] + label[None, :]
     tl.store(at, total, mask=inside[:, None] & known[None, :])
-
-
-@triton.jit
-def score_tile(
-    score_ptr, offset_ptr, row, label, mask, known, sign, parts, row_stride, class_stride,
-    part_stride,
-):  # fmt: skip
-    """The finished scores of a tile: parts added in their order, and the class's offset."""
-    at = score_ptr + (row * row_stride)[:, None] + (label.to(tl.int64) * class_stride)[None, :]
-    score = tl.load(at, mask=mask, other=0.0)
-    for part in range(1, parts):
-        score += tl.load(at + tl.cast(part, tl.int64) * part_stride, mask=mask, other=0.0)
-    offset = tl.load(offset_ptr + label, mask=known, other=0.0)
-    return tl.where(mask, sign * score + offset[None, :], float("-inf"))
-
-
-@triton.jit(
-    do_not_specialize=[
-        "rows", "classes", "parts", "row_stride", "class_stride", "part_stride", "weight_stride"
-    ]
-)  # fmt: skip
-def class_softmax(
-    score_ptr, offset_ptr, labels_ptr, weight_ptr, value_ptr, residual_ptr,
-    rows, classes, parts, row_stride, class_stride, part_stride, weight_stride, sign, scale,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """value[row] = -weight log p_y; residual = weight scale (p - onehot), p_y - 1 by the others."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    inside = row < rows
-    target = tl.load(labels_ptr + row, mask=inside, other=0)
-    exists = (target >= 0) & (target < classes)
-    lane = tl.arange(0, COLUMNS)
-    top = tl.full([ROWS], float("-inf"), tl.float32)
-    own = tl.full([ROWS], float("nan"), tl.float32)
-    others = tl.zeros([ROWS], tl.float32)
-    for start in range(0, classes, COLUMNS):
-        label = start + lane
-        known = label < classes
-        mask = inside[:, None] & known[None, :]
-        score = score_tile(
-            score_ptr, offset_ptr, row, label, mask, known, sign, parts, row_stride, class_stride,
-            part_stride,
-        )  # fmt: skip
-        is_target = label[None, :] == target[:, None]
-        found = tl.sum(is_target.to(tl.int32), 1) > 0
-        own = tl.where(found, tl.sum(tl.where(is_target, score, 0.0), 1), own)
-        peak = tl.max(score, 1)
-        new_top = tl.where(peak > top, peak, top)
-        # No score yet, or every class so far impossible: nothing to rescale.
-        old = tl.where(top == float("-inf"), 0.0, others * exp_any(top - new_top))
-        shifted = tl.where(is_target | ~mask, float("-inf"), score - new_top[:, None])
-        others = old + tl.sum(exp_any(shifted), 1)
-        top = new_top
-    own = tl.where(exists, own, float("nan"))
-    own_mass = exp_any(own - top)
-    all_mass = others + own_mass
-    weight = row_factor(weight_ptr, weight_stride, row, inside)
-    loss = tl.where(own == top, log1p_nonnegative(others), (top - own) + log_positive(all_mass))
-    tl.store(value_ptr + row, loss * weight, mask=inside)
-    factor = weight * scale / all_mass
-    for start in range(0, classes, COLUMNS):
-        label = start + lane
-        known = label < classes
-        mask = inside[:, None] & known[None, :]
-        score = score_tile(
-            score_ptr, offset_ptr, row, label, mask, known, sign, parts, row_stride, class_stride,
-            part_stride,
-        )  # fmt: skip
-        is_target = label[None, :] == target[:, None]
-        mass = tl.where(is_target, -others[:, None], exp_any(score - top[:, None]))
-        at = residual_ptr + (row * classes)[:, None] + label[None, :]
-        tl.store(at, mass * factor[:, None], mask=mask)
 
 
 @triton.jit
@@ -197,13 +122,16 @@ def class_gradient_a(
 
 @triton.jit(do_not_specialize=["rows", "classes", "groups", "parts"])
 def class_gradient_table(
-    a_ptr, table_ptr, residual_ptr, norm_ptr, score_ptr, out_ptr,
+    a_ptr, table_ptr, residual_ptr, norm_ptr, score_ptr, mean_ptr, out_ptr,
     rows, width, classes, groups, group, parts, a_row, a_plane, b_row, b_plane,
     option0, option1, option2,
     TERMS: tl.constexpr, PLANES: tl.constexpr,
     ROWS: tl.constexpr, CLASSES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Gradient to the table: out[part] sums residual * slope over the part's rows."""
+    """Gradient to the table: out[part] sums residual * slope over the part's rows.
+
+    mean [classes, width] is the slope of the messages' own log-norm, where scores subtract that.
+    """
     program = tl.program_id(0)
     chunks, class_tiles = tl.cdiv(width, COLUMNS), tl.cdiv(classes, CLASSES)
     column = (program % chunks) * COLUMNS + tl.arange(0, COLUMNS)
@@ -212,6 +140,10 @@ def class_gradient_table(
     known, wide = label < classes, column < width
     b_mask = known[None, :, None] & wide[None, None, :]
     b_at = table_ptr + (label * b_row)[None, :, None] + column[None, None, :]
+    mean = tl.zeros([1, CLASSES, COLUMNS], tl.float32)
+    if mean_ptr is not None:
+        mean_at = mean_ptr + (label * width)[None, :, None] + column[None, None, :]
+        mean = tl.load(mean_at, mask=b_mask, other=0.0)
     share = tl.cdiv(tl.cdiv(rows, ROWS), parts) * ROWS
     begin = part * share
     end = tl.where(begin + share < rows, begin + share, rows)
@@ -230,7 +162,7 @@ def class_gradient_table(
             group, option0, option1, option2, PLANES,
         )  # fmt: skip
         both = a_mask & b_mask
-        total += tl.sum(tl.where(both, db * factor, 0.0), 0)
+        total += tl.sum(tl.where(both, (db - mean) * factor, 0.0), 0)
         if PLANES == 2:
             total2 += tl.sum(tl.where(both, db2 * factor, 0.0), 0)
     out_at = out_ptr + ((part * classes + label) * (PLANES * width))[:, None] + column[None, :]

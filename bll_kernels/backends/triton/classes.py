@@ -7,12 +7,12 @@ float32; the others through the tiled kernels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from bll_kernels.backends.triton import class_kernels, reduce_kernels
+from bll_kernels.backends.triton import class_kernels, reduce_kernels, score_kernels
+from bll_kernels.backends.triton.class_problem import LINEAR_FAMILIES, ClassProblem
 from bll_kernels.backends.triton.groups import crossed_values
 from bll_kernels.backends.triton.launch import (
     CLASS_TILE,
@@ -23,76 +23,10 @@ from bll_kernels.backends.triton.launch import (
     score_parts,
     softmax_tile,
 )
-from bll_kernels.backends.triton.operands import as_rows, check_dtypes, per_row
-from bll_kernels.backends.triton.pair import reduce_partials
-from bll_kernels.backends.triton.problem import ELEMENT_FAMILIES, PairProblem
-from bll_kernels.families import FORMULAS, categorical_triton
-
-#: Families whose score is linear in a, but for terms that no class tells apart.
-LINEAR_FAMILIES: Final = ("gaussian", "gaussian-precision")
-
-
-@dataclass(frozen=True)
-class ClassProblem:
-    """The arguments that forward and backward share."""
-
-    a: Tensor
-    table: Tensor
-    family: str
-    group: int
-    tau: float
-    normalize: bool
-    tilt: float
-
-    @property
-    def planes(self) -> int:
-        """Parameters per latent."""
-        return FORMULAS[self.family].planes
-
-    @property
-    def batch(self) -> torch.Size:
-        """Shape of the rows."""
-        return self.a.shape[: self.a.dim() - self.planes]
-
-    def pair(self) -> PairProblem:
-        """The evidence loss between every row and every class, as the kernels take it."""
-        return PairProblem(
-            as_rows(self.a, self.family), as_rows(self.table, self.family), None, None, None,
-            self.family, self.group, self.tau, "evidence", self.tilt, "none",
-        )  # fmt: skip
-
-    def linear(self) -> tuple[float, float]:
-        """Slope k and curvature q of a linear score s_c = k a . b_c + q |b_c|^2."""
-        if self.family == "gaussian":
-            return self.tilt, 0.0 if self.normalize else 0.5 * self.tilt * self.tilt
-        precision = self.tau * self.tilt
-        gain = precision / (1 + precision)
-        return gain, -0.5 * gain
-
-    def kernel_arguments(self) -> dict[str, Any]:
-        """Arguments shared by the three tiled kernels."""
-        pair = self.pair()
-        family = ELEMENT_FAMILIES.get(self.family, categorical_triton)
-        options = family.options(self.tau, self.tilt, "evidence")
-        return {
-            "a_ptr": pair.a.tensor,
-            "table_ptr": pair.b.tensor,
-            "rows": pair.a.count,
-            "width": pair.a.width,
-            "classes": pair.b.count,
-            "a_row": pair.a.row,
-            "a_plane": pair.a.plane,
-            "b_row": pair.b.row,
-            "b_plane": pair.b.plane,
-            "option0": options[0],
-            "option1": options[1],
-            "option2": options[2],
-            "TERMS": family.class_slopes if pair.groups else family.terms,
-            "PLANES": self.planes,
-            "ROWS": CLASS_TILE.rows,
-            "CLASSES": CLASS_TILE.classes,
-            "COLUMNS": CLASS_TILE.columns,
-        }
+from bll_kernels.backends.triton.linear import linear_gradients
+from bll_kernels.backends.triton.operands import check_dtypes, per_row
+from bll_kernels.backends.triton.tables import reduce_partials
+from bll_kernels.families import FORMULAS
 
 
 @dataclass(frozen=True)
@@ -126,21 +60,20 @@ def _scores(problem: ClassProblem) -> Scores:
     return Scores(out, 1.0, parts, (classes, 1, rows * classes))
 
 
-def _offsets(problem: ClassProblem, bias: Tensor | None) -> Tensor:
-    """What a class's score has beside the message's evidence, [classes] float32."""
+def _offsets(problem: ClassProblem) -> Tensor:
+    """What a class's score has beside the message's evidence and the bias, [classes] float32."""
     table = problem.table.float()
+    offset = table.new_zeros((table.shape[0],))
     if problem.family in LINEAR_FAMILIES:
         _, curvature = problem.linear()
-        offset = curvature * table.square().sum(-1)
-    else:
-        offset = table.new_zeros((table.shape[0],))
-        if problem.normalize:
-            formulas = FORMULAS[problem.family]
-            message, _, _ = formulas.tilt_message(table, problem.tau, problem.tilt)
-            norm = formulas.message_log_norm(message, group=problem.group)
-            if norm is not None:
-                offset = -norm.value
-    return offset if bias is None else offset + bias.float()
+        return curvature * table.square().sum(-1) if curvature else offset
+    if problem.normalize:
+        formulas = FORMULAS[problem.family]
+        message, _, _ = formulas.tilt_message(table, problem.tau, problem.tilt)
+        norm = formulas.message_log_norm(message, group=problem.group)
+        if norm is not None:
+            offset = -norm.value
+    return offset
 
 
 def class_loss(
@@ -156,12 +89,16 @@ def class_loss(
     values = torch.empty((rows,), dtype=torch.float32, device=a.device)
     residual = torch.empty((*batch, classes), dtype=torch.float32, device=a.device)
     if rows:
-        scores = _scores(problem)
+        scores, pair = _scores(problem), problem.pair()
+        linear = problem.form is not None
         factor = per_row(weight)
         tile = softmax_tile(classes)
         launch(
-            class_kernels.class_softmax, ceil_div(rows, tile.rows), tile.warps,
-            score_ptr=scores.tensor, offset_ptr=_offsets(problem, bias),
+            score_kernels.class_softmax, ceil_div(rows, tile.rows), tile.warps,
+            score_ptr=scores.tensor, offset_ptr=_offsets(problem),
+            bias_ptr=None if bias is None else bias.float().contiguous(),
+            a_ptr=pair.a.tensor if linear else None, table_ptr=pair.b.tensor if linear else None,
+            width=pair.a.width, a_row=pair.a.row, b_row=pair.b.row, FORM=problem.form,
             labels_ptr=labels.reshape(-1).contiguous(), weight_ptr=factor.tensor,
             value_ptr=values, residual_ptr=residual, rows=rows, classes=classes,
             parts=scores.parts, row_stride=scores.strides[0], class_stride=scores.strides[1],
@@ -171,21 +108,6 @@ def class_loss(
     if reduction == "none":
         return values.reshape(batch), residual
     return reduce_partials(values, 1, rows, mean).reshape(()), residual
-
-
-def _linear_gradients(
-    problem: ClassProblem, coefficient: Tensor, need_a: bool, need_table: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    pair = problem.pair()
-    slope, curvature = problem.linear()
-    a, table = pair.a.tensor.float(), pair.b.tensor.float()
-    grad_a = slope * torch.mm(coefficient, table) if need_a else None
-    grad_table = None
-    if need_table:
-        grad_table = slope * torch.mm(coefficient.t(), a)
-        if curvature:
-            grad_table += 2 * curvature * coefficient.sum(0)[:, None] * table
-    return grad_a, grad_table
 
 
 def _tiled_gradients(
@@ -212,10 +134,18 @@ def _tiled_gradients(
         parts = class_table_parts(rows, classes, width)
         shape = problem.table.shape
         partial = coefficient.new_empty((parts, *shape))
+        mean = None
+        if problem.normalize:
+            formulas = FORMULAS[problem.family]
+            message, _, slope = formulas.tilt_message(
+                problem.table.float(), problem.tau, problem.tilt
+            )
+            log_norm = formulas.message_log_norm(message, group=problem.group)
+            mean = None if log_norm is None else (slope * log_norm.grad).contiguous()
         programs = ceil_div(classes, tile.classes) * chunks * parts
         launch(
             class_kernels.class_gradient_table, programs, tile.warps,
-            **arguments, out_ptr=partial, parts=parts,
+            **arguments, mean_ptr=mean, out_ptr=partial, parts=parts,
         )  # fmt: skip
         grad_table = coefficient.new_empty(shape)
         launch(
@@ -223,14 +153,6 @@ def _tiled_gradients(
             partial_ptr=partial, out_ptr=grad_table, sections=parts, size=shape.numel(),
             BLOCK=ELEMENTS,
         )  # fmt: skip
-        if problem.normalize:
-            formulas = FORMULAS[problem.family]
-            message, _, slope = formulas.tilt_message(
-                problem.table.float(), problem.tau, problem.tilt
-            )
-            log_norm = formulas.message_log_norm(message, group=problem.group)
-            if log_norm is not None:
-                grad_table -= slope * log_norm.grad * coefficient.sum(0)[:, None]
     return grad_a, grad_table
 
 
@@ -249,7 +171,7 @@ def class_loss_backward(
         table.shape if need_table else (0,), dtype=table.dtype, device=a.device
     )
     if a.numel() and (need_a or need_table):
-        run = _linear_gradients if family in LINEAR_FAMILIES else _tiled_gradients
+        run = linear_gradients if family in LINEAR_FAMILIES else _tiled_gradients
         found_a, found_table = run(problem, coefficient, need_a, need_table)
         if found_a is not None:
             grad_a = found_a.reshape(a.shape).to(a.dtype)
