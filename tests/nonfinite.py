@@ -124,6 +124,24 @@ def check_backward(backend: str, family: str, loss: str, dtype: torch.dtype) -> 
             check_op(backend, "pair_loss_backward", (grad, a, b, None, weight), *rest)
 
 
+def check_class_backward(backend: str, family: str, normalize: bool, odds: list[Odd]) -> None:
+    """Values and residuals per row, and gradients from them and upstream gradients per row."""
+    names = (*CLASS_OPERANDS, "grad")
+    for odd, column in itertools.product(odds, columns(family)):
+        values = operands(family, ROWS, odd, column)
+        a, table, bias, weight, grad = rounded(values, names, torch.float32)
+        rest = (*options(family), normalize, TILT)
+        passes = []
+        for name, (x, b, c, w, upstream) in (
+            (backend, (a, table, bias, weight, grad)),
+            ("reference", tuple(map(exact, (a, table, bias, weight, grad)))),
+        ):
+            value, residual = op(name, "class_loss")(x, b, LABELS, c, w, *rest, "none")
+            backward = (upstream, residual, x, b, *rest, True, True, True)
+            passes.append((value, residual, *op(name, "class_loss_backward")(*backward)))
+        expect_pattern(*passes, odd)
+
+
 def check_next(backend: str, family: str, mix: float) -> None:
     """The next block's input."""
     for odd, column in itertools.product(odd_ones(("a", "b")), columns(family)):

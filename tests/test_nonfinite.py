@@ -42,6 +42,14 @@ def test_class_losses(backend: str, family: str, normalize: bool) -> None:
         nonfinite.check_class(backend, family, normalize, dtype, nonfinite.odd_ones(names, 1))
 
 
+@scores
+@each_family
+def test_class_gradients_from_residuals(backend: str, family: str, normalize: bool) -> None:
+    skip_densities(family, normalize)
+    odds = nonfinite.odd_ones((*nonfinite.CLASS_OPERANDS, "grad"))
+    nonfinite.check_class_backward(backend, family, normalize, odds)
+
+
 @forms
 @each_loss
 @each_family

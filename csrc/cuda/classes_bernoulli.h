@@ -60,6 +60,7 @@ struct BernoulliScore {
   static constexpr int kTableLatents = 8;
   static constexpr int kLoads = 2;
   static constexpr bool kNeedsPrior = true;
+  static constexpr bool kShortened = false;
   // Products of four factors within e^+-20 stay far inside the range of a float.
   static constexpr float kDeep = 20;
 

@@ -25,6 +25,27 @@ struct LinearScore {
     curvature = static_cast<float>(additive ? (normalize ? 0 : t * t / 2) : -gain / 2);
   }
 
+  // The sums below leave out what all classes share and add up the terms of a difference apart. A
+  // result that is not finite may be theirs only: it is made again from whole terms.
+  static constexpr bool kShortened = true;
+  __device__ __forceinline__ static bool holds(float x) { return x - x == 0; }
+  // Messages are densities: s_c = curvature |b_c - a|^2.
+  __device__ __forceinline__ bool density() const { return curvature < 0; }
+
+  // A latent's whole term of a score, and its derivatives.
+  __device__ __forceinline__ float whole_score(float a, float b) const {
+    if (density()) return curvature * ((b - a) * (b - a));
+    const float message = slope * b, score = message * (a + message / 2);
+    return curvature == 0 ? score - message * message / 2 : score;
+  }
+  __device__ __forceinline__ float whole_slope(float a, float b) const {
+    return slope * (density() ? b - a : b);
+  }
+  __device__ __forceinline__ float whole_message_slope(float a, float b) const {
+    if (density()) return slope * (a - b);
+    return slope * (curvature == 0 ? a : a + slope * b);
+  }
+
   __device__ __forceinline__ void stage(float a, float (&out)[1]) const { out[0] = a; }
   __device__ __forceinline__ static float staged_number(float x) { return x; }
 

@@ -31,15 +31,14 @@ __device__ __forceinline__ float scattered_sum(float (&x)[N]) {
   return x[0];
 }
 
-// Turns a row's scores, R apart, into coefficients, which go to the residual too. Returns
-// weight * loss. All lanes of one warp take part.
+// Adds the bias to a row's scores, R apart. Returns the largest, NaN if any is; `odd` says whether
+// one of this lane's was not finite before. All lanes of one warp take part, here and below.
 template <int R>
-__device__ __forceinline__ float softmax_row(const ClassView& v, int64_t row, float* scores) {
-  const int lane = threadIdx.x % kWarp, classes = v.classes;
-  const int64_t label = __ldg(v.labels + row);
+__device__ __forceinline__ float top_score(const ClassView& v, float* scores, bool& odd) {
   float top = -HUGE_VALF;
-  for (int c = lane; c < classes; c += kWarp) {
+  for (int c = threadIdx.x % kWarp; c < v.classes; c += kWarp) {
     float& score = scores[c * R];
+    odd |= score - score != 0;
     if (v.bias != nullptr) score += __ldg(v.bias + c);
     top = score > top || score != score ? score : top;
   }
@@ -48,6 +47,16 @@ __device__ __forceinline__ float softmax_row(const ClassView& v, int64_t row, fl
     top = other > top || other != other ? other : top;
   }
   __syncwarp();
+  return top;
+}
+
+// Turns scores with their bias into coefficients, which go to the residual too. Returns
+// weight * loss.
+template <int R>
+__device__ __forceinline__ float softmax_below(const ClassView& v, int64_t row, float* scores,
+                                               float top) {
+  const int lane = threadIdx.x % kWarp, classes = v.classes;
+  const int64_t label = __ldg(v.labels + row);
   const bool exists = label >= 0 && label < classes;
   const float own = exists ? scores[label * R] : bits_float(0x7fc00000u);
   __syncwarp();
@@ -68,9 +77,35 @@ __device__ __forceinline__ float softmax_row(const ClassView& v, int64_t row, fl
     v.residual[row * classes + c] = score;
     BLL_COUNT_STORED(4);
   }
-  const float loss =
-      own == top ? log1p_nonnegative(others) : (top - own) + log1p_nonnegative(all - 1);
+  float loss = own == top ? log1p_nonnegative(others) : (top - own) + log1p_nonnegative(all - 1);
+  // No exponential says how far below an infinite score the label's is.
+  if (top - top != 0) loss = top - own;
   return weight * loss;
+}
+
+// Both of them, of scores without their bias.
+template <int R>
+__device__ __forceinline__ float softmax_row(const ClassView& v, int64_t row, float* scores) {
+  bool odd = false;
+  const float top = top_score<R>(v, scores, odd);
+  return softmax_below<R>(v, row, scores, top);
+}
+
+// The same, where score(c) makes a score again, in all lanes, if one of the row's is not finite.
+template <int R, class Score>
+__device__ __forceinline__ float softmax_row(const ClassView& v, int64_t row, float* scores,
+                                             Score&& score) {
+  bool odd = false;
+  float top = top_score<R>(v, scores, odd);
+  if (__any_sync(kAllLanes, odd)) {
+    for (int c = 0; c < v.classes; ++c) {
+      const float whole = score(c);
+      if (threadIdx.x % kWarp == 0) scores[c * R] = whole;
+    }
+    __syncwarp();
+    top = top_score<R>(v, scores, odd);
+  }
+  return softmax_below<R>(v, row, scores, top);
 }
 
 }  // namespace bll::cuda

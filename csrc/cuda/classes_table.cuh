@@ -4,6 +4,7 @@
 #include "cuda/access.h"
 #include "cuda/block.h"
 #include "cuda/classes.h"
+#include "cuda/classes_whole.cuh"
 
 namespace bll::cuda {
 
@@ -87,12 +88,7 @@ class ClassTable {
     for (int at = threadIdx.x; at < rows * C; at += kClassThreads) {
       const int64_t row = first + at / C;
       const int label = tile_ + at % C;
-      float coefficient = 0;
-      if (label < v.classes) {
-        coefficient = __ldg(v.residual + row * v.classes + label);
-        if (v.grad != nullptr) coefficient *= __ldg(v.grad + row * v.grad_stride);
-      }
-      coefficients_[at] = coefficient;
+      coefficients_[at] = label < v.classes ? coefficient_at(v, row, label) : 0.0f;
     }
   }
 
@@ -145,17 +141,38 @@ class ClassTable {
     float b[C][count];
     load_messages(b);
     const ClassView& v = t_.rows;
+    uint32_t odd = 0;
 #pragma unroll
     for (int c = 0; c < C; ++c) {
       const int label = tile_ + c;
+      if (label >= v.classes) continue;
       float out[count];
 #pragma unroll
       for (int i = 0; i < count; ++i) {
         out[i] = gradient.result(family_, v.normalize, c, i, b[c][i], totals_[c]);
+        if constexpr (Family::kShortened)
+          odd |= uint32_t{!Family::holds(out[i])} << (c * count + i);
       }
-      if (label < v.classes) {
-        Access::store(t_.table, t_.dtype, (section_ * v.classes + label) * v.width + column_, out);
-      }
+      Access::store(t_.table, t_.dtype, (section_ * v.classes + label) * v.width + column_, out);
+    }
+    if constexpr (Family::kShortened) {
+      if (odd != 0) store_whole(odd);
+    }
+  }
+
+  // In place of the elements whose bits are set.
+  __device__ __forceinline__ void store_whole(uint32_t odd) const {
+    static_assert(C * count <= 32);
+    const ClassView& v = t_.rows;
+    const int64_t begin = section_ * t_.section_rows, left = v.rows - begin;
+    const int64_t end = begin + (left < t_.section_rows ? left : t_.section_rows);
+#pragma unroll 1
+    for (int at = 0; at < C * count; ++at) {
+      if ((odd >> at & 1) == 0) continue;
+      const int label = tile_ + at / count;
+      const int64_t j = column_ + at % count;
+      const float out[1] = {whole_table_gradient(family_, v, label, j, begin, end)};
+      Single::store(t_.table, t_.dtype, (section_ * v.classes + label) * v.width + j, out);
     }
   }
 };

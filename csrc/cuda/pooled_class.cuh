@@ -4,6 +4,7 @@
 
 #include "cuda/classes_linear.h"
 #include "cuda/classes_softmax.cuh"
+#include "cuda/classes_whole.cuh"
 #include "cuda/pool_cells.cuh"
 #include "cuda/pooled.h"
 
@@ -45,8 +46,16 @@ class PooledClass {
     });
   }
 
+  // By the first warp.
+  __device__ __forceinline__ float softmax() const {
+    return softmax_row<1>(v_.rows, image_, scores_, [&](int c) {
+      return whole_score(family_, v_.rows, c, [&](int64_t j) { return cells_[j]; });
+    });
+  }
+
   // The gradient of the cells: stored, or kept in their place for the pixels.
   __device__ __forceinline__ void cell_gradients() const {
+    if (weighs_infinitely()) return whole_gradients();
     with_access(v_.rows.table_dtype, v_.plan.wide_table,
                 [&](auto access) { run_gradients<decltype(access)>(); });
   }
@@ -153,10 +162,47 @@ class PooledClass {
       BLL_COUNT_STORED(4);
       return;
     }
+    cells_[Layout::place(v_, column)] = of_pixel(column, grad);
+  }
+
+  __device__ __forceinline__ float of_pixel(int column, float grad) const {
     const int cell = column % (v_.grid * v_.grid);
     const Span down = cell_span(cell / v_.grid, v_.height, v_.grid);
     const Span across = cell_span(cell % v_.grid, v_.width, v_.grid);
-    cells_[Layout::place(v_, column)] = grad / static_cast<float>(down.size() * across.size());
+    return grad / static_cast<float>(down.size() * across.size());
+  }
+
+  // Whether coefficients of differences b - a may be infinite. Where only operands are, what is
+  // left of the sums is right: of an infinite cell all coefficients are NaN.
+  __device__ __forceinline__ bool weighs_infinitely() const {
+    const float* weight = v_.rows.weight;
+    return weight != nullptr && family_.density() && !LinearScore::holds(__ldg(weight + image_));
+  }
+
+  // Cells are read until their gradients are there, so these come to their places in a second turn.
+  __device__ __forceinline__ void whole_gradients() const {
+    constexpr int each = kPooledLatents / kPooledThreads;
+#pragma unroll 1
+    for (int column = threadIdx.x; column < size_; column += kPooledThreads) {
+      const float grad = whole_gradient<1>(family_, v_.rows, cells_[column], column, scores_);
+      if (v_.grad_cells != nullptr) {
+        keep(column, grad);
+      } else {
+        cells_[column] = of_pixel(column, grad);
+      }
+    }
+    float grads[each];
+#pragma unroll
+    for (int k = 0; k < each; ++k) {
+      const int column = static_cast<int>(threadIdx.x) + k * kPooledThreads;
+      grads[k] = column < size_ ? cells_[column] : 0.0f;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < each; ++k) {
+      const int column = static_cast<int>(threadIdx.x) + k * kPooledThreads;
+      if (column < size_) cells_[Layout::place(v_, column)] = grads[k];
+    }
   }
 
   template <class Access>
@@ -198,7 +244,7 @@ __global__ void __launch_bounds__(kPooledThreads, 2)
   image.score();
   __syncthreads();
   if (threadIdx.x < kWarp) {
-    const float loss = softmax_row<1>(v.rows, blockIdx.x, scores);
+    const float loss = image.softmax();
     if (threadIdx.x == 0) v.rows.value[blockIdx.x] = v.rows.value_scale * loss;
   }
   __syncthreads();

@@ -111,8 +111,9 @@ __global__ void __launch_bounds__(kThreads, 2) softmax_rows_kernel(const Softmax
   const float all = others + exp_any(own - top);
   const float weight = s.weight != nullptr ? __ldg(s.weight + row) : 1.0f;
   if (threadIdx.x == 0) {
-    const float loss =
-        own == top ? log1p_nonnegative(others) : (top - own) + log1p_nonnegative(all - 1);
+    float loss = own == top ? log1p_nonnegative(others) : (top - own) + log1p_nonnegative(all - 1);
+    // No exponential says how far below an infinite score the label's is.
+    if (top - top != 0) loss = top - own;
     s.losses[row] = weight * loss;
   }
   const float factor = weight / all;

@@ -27,6 +27,15 @@ T* of_block(T* pointer, int rank) {
   return static_cast<T*>(Machine::get().of_block(pointer, rank));
 }
 
+// Whether the predicate holds in any lane of a whole warp.
+inline bool any_lane(uint32_t mask, bool predicate, const char* where) {
+  const int lane = static_cast<int>(Machine::get().thread_index().x % 32);
+  for (int step = 1; step < 32; step *= 2) {
+    predicate |= Machine::get().exchange(mask, predicate, lane ^ step, where);
+  }
+  return predicate;
+}
+
 // One thread runs at a time, so every operation is atomic.
 template <class T>
 T atomic_add(T* at, T x) {
@@ -75,6 +84,7 @@ T atomic_add(T* at, T x) {
   bll_emulator::Machine::get().exchange(                                         \
       mask, value, static_cast<int>(threadIdx.x % 32) ^ static_cast<int>(lanes), \
       BLL_EMULATOR_HERE)
+#define __any_sync(mask, predicate) bll_emulator::any_lane(mask, predicate, BLL_EMULATOR_HERE)
 #define __ldg(pointer) bll_emulator::counted_load(pointer)
 #define BLL_LOAD(pointer) bll_emulator::counted_load(pointer)
 

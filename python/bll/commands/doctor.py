@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bll.atomic import write_atomically
@@ -74,11 +75,11 @@ def _print_tables(diagnosis: Mapping[str, Any]) -> None:
     versions.add_row("processor", f"{diagnosis['processor']}, {machine['threads']} threads")
     versions.add_row("CUDA device", machine["cuda_device"] or "none")
     for name, value in sorted((diagnosis["build"] or {}).items()):
-        versions.add_row(f"built for: {name}", str(value))
+        versions.add_row(f"built for: {name}", escape(str(value)))
     console.print(versions)
     backends = Table("backend", "devices", "usable")
     for name, backend in diagnosis["backends"].items():
-        state = "yes" if backend["usable"] else f"no: {backend['reason']}"
+        state = "yes" if backend["usable"] else escape(f"no: {backend['reason']}")
         backends.add_row(name, ", ".join(backend["devices"]), state)
     console.print(backends)
     functions = Table("function", "will use")
