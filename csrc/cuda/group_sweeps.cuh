@@ -5,6 +5,7 @@
 
 #include <type_traits>
 
+#include "cuda/block.h"
 #include "cuda/group_latents.cuh"
 #include "cuda/groups.h"
 #include "cuda/pair_items.cuh"
@@ -27,6 +28,46 @@ class GroupSweeps {
       : family_(family), view_(view), place_(place), team_(team), latents_(latents) {
     latents_.load(view.pair, place);
   }
+
+  // All that value and gradients are made of.
+  template <Loss L>
+  __device__ __forceinline__ void find() {
+    find_range();
+    find_prior<L>();
+    find_tilt();
+  }
+
+  template <Loss L>
+  __device__ __forceinline__ float value() const {
+    return form_ == Family::Form::kDirect ? family_.template value<L>(range_, prior_, posterior_)
+                                          : family_.template value<L>(range_, prior_, tilted_);
+  }
+
+  template <Loss L>
+  __device__ __forceinline__ void store_gradients(float factor) const {
+    const PairView& v = view_.pair;
+    const bool sums = kReachesMessage<L> && kSums;
+    if (!sums && v.grad_a == nullptr && v.grad_b == nullptr && v.next == nullptr) return;
+    if (form_ == Family::Form::kNarrow) {
+      store<L>(factor, [&](float a, float b) { return tilted_element<L, true>(a, b); });
+    } else if (form_ == Family::Form::kTilt) {
+      store<L>(factor, [&](float a, float b) { return tilted_element<L, false>(a, b); });
+    } else {
+      store<L>(factor, [&](float a, float b) { return direct_element<L>(a, b); });
+    }
+  }
+
+ private:
+  const Family& family_;
+  const GroupView& view_;
+  const GroupPlace& place_;
+  Threads& team_;
+  Latents latents_;
+  typename Family::Range range_;
+  typename Family::Prior prior_;
+  typename Family::Form form_;
+  typename Family::Tilt tilted_;
+  typename Family::Posterior posterior_;
 
   __device__ __forceinline__ void find_range() {
     float most[3] = {-HUGE_VALF, -HUGE_VALF, -HUGE_VALF};  // of a, of b, of -b
@@ -83,38 +124,6 @@ class GroupSweeps {
     tilted_ = {sums[0] * prior_.inverse_z, sums[1] * prior_.inverse_z, sums[2] * prior_.inverse_z};
     posterior_ = {1 / sums[0], sums[1] / sums[0]};
   }
-
-  template <Loss L>
-  __device__ __forceinline__ float value() const {
-    return form_ == Family::Form::kDirect ? family_.template value<L>(range_, prior_, posterior_)
-                                          : family_.template value<L>(range_, prior_, tilted_);
-  }
-
-  template <Loss L>
-  __device__ __forceinline__ void store_gradients(float factor) const {
-    const PairView& v = view_.pair;
-    const bool sums = kReachesMessage<L> && kSums;
-    if (!sums && v.grad_a == nullptr && v.grad_b == nullptr && v.next == nullptr) return;
-    if (form_ == Family::Form::kNarrow) {
-      store<L>(factor, [&](float a, float b) { return tilted_element<L, true>(a, b); });
-    } else if (form_ == Family::Form::kTilt) {
-      store<L>(factor, [&](float a, float b) { return tilted_element<L, false>(a, b); });
-    } else {
-      store<L>(factor, [&](float a, float b) { return direct_element<L>(a, b); });
-    }
-  }
-
- private:
-  const Family& family_;
-  const GroupView& view_;
-  const GroupPlace& place_;
-  Threads& team_;
-  Latents latents_;
-  typename Family::Range range_;
-  typename Family::Prior prior_;
-  typename Family::Form form_;
-  typename Family::Tilt tilted_;
-  typename Family::Posterior posterior_;
 
   template <bool Narrow>
   __device__ __forceinline__ void add_tilt(float (&sums)[3]) const {
@@ -225,5 +234,32 @@ __device__ __forceinline__ GroupPlace place_of_group(const GroupView& v, int64_t
   place.inside = true;
   return place;
 }
+
+// Values of a block's groups. One thread of a group adds its value, which has a place of its own or
+// joins the block's.
+class GroupValues {
+ public:
+  __device__ __forceinline__ explicit GroupValues(const GroupView& view) : view_(view) {}
+
+  template <Loss L, class Sweeps>
+  __device__ __forceinline__ void add(const Sweeps& sweeps, int64_t number, float weight) {
+    if (view_.pair.value == nullptr) return;
+    const float value = weight * sweeps.template value<L>();
+    if (view_.per_row) view_.pair.value[number] = value;
+    sum_ += value;
+  }
+
+  // By all threads; `shared` has a float per warp.
+  __device__ __forceinline__ void store(float* shared) const {
+    if (view_.pair.value == nullptr || view_.per_row) return;
+    __syncthreads();
+    const float sum = block_sum(sum_, shared);
+    if (threadIdx.x == 0) view_.pair.value[blockIdx.x] = view_.pair.value_scale * sum;
+  }
+
+ private:
+  const GroupView& view_;
+  float sum_ = 0;
+};
 
 }  // namespace bll::cuda

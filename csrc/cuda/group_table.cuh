@@ -3,7 +3,6 @@
 // the class's message once, and its gradient is nowhere but in the sum.
 #pragma once
 
-#include "cuda/block.h"
 #include "cuda/cluster.h"
 #include "cuda/group_sums.cuh"
 #include "cuda/group_sweeps.cuh"
@@ -32,7 +31,7 @@ __global__ void __launch_bounds__(block, resident)
   if (member < v.groups_per_row) of_message = place_of_group(v, member, 0, message, lane, step);
   Latents latents(sums);
   latents.load_message(v.pair, of_message);
-  float sum = 0;
+  GroupValues values(v);
   // The same number of turns for all threads: teams of a warp reduce together.
   for (int64_t start = part.begin; start < part.end; start += slots) {
     GroupPlace place{};
@@ -46,15 +45,9 @@ __global__ void __launch_bounds__(block, resident)
       factor = weight * row_grad(v.pair, row);
     }
     GroupSweeps<Access, Latents&, Team<block, whole>> sweeps(family, v, place, team, latents);
-    sweeps.find_range();
-    sweeps.template find_prior<L>();
-    sweeps.find_tilt();
+    sweeps.template find<L>();
     if (!place.inside) continue;
-    if (v.pair.value != nullptr && lane == 0) {
-      const float value = weight * sweeps.template value<L>();
-      if (v.per_row) v.pair.value[number] = value;
-      sum += value;
-    }
+    if (lane == 0) values.add<L>(sweeps, number, weight);
     sweeps.template store_gradients<L>(factor);
   }
   __syncthreads();
@@ -63,9 +56,7 @@ __global__ void __launch_bounds__(block, resident)
     latents.store(t.share.out, t.share.out_dtype, row * v.pair.width + member * v.group, of_message,
                   width);
   }
-  if (v.pair.value == nullptr || v.per_row) return;
-  sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) v.pair.value[blockIdx.x] = v.pair.value_scale * sum;
+  values.store(shared);
 }
 
 // Long groups: a cluster owns a class, one group of a row and a section of the class's rows.
@@ -88,29 +79,20 @@ __global__ void __launch_bounds__(kLongBlock, 2)
                              part.exists ? sums : nullptr);
   const GroupPlace of_message = place_of_group(v, member, 0, message, first, step);
   latents.load_message(v.pair, of_message);
-  float sum = 0;
+  GroupValues values(v);
   for (int64_t at = part.begin; at < part.end; ++at) {
     const int64_t row = BLL_LOAD(t.share.order + at);
     const int64_t number = row * v.groups_per_row + member;
     const GroupPlace place = place_of_group(v, number, row, message, first, step);
     const float weight = row_weight(v.pair, row);
     GroupSweeps<Access, StagedSums<Access>&, Threads> sweeps(family, v, place, team, latents);
-    sweeps.find_range();
-    sweeps.template find_prior<L>();
-    sweeps.find_tilt();
-    if (v.pair.value != nullptr && first == 0) {
-      const float value = weight * sweeps.template value<L>();
-      if (v.per_row) v.pair.value[number] = value;
-      sum += value;
-    }
+    sweeps.template find<L>();
+    if (first == 0) values.add<L>(sweeps, number, weight);
     sweeps.template store_gradients<L>(weight * row_grad(v.pair, row));
   }
   latents.store(v.pair, of_message);
   team.leave();
-  if (v.pair.value == nullptr || v.per_row) return;
-  __syncthreads();
-  sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) v.pair.value[blockIdx.x] = v.pair.value_scale * sum;
+  values.store(shared);
 }
 
 template <Loss L>

@@ -2,7 +2,6 @@
 // the blocks of a cluster.
 #pragma once
 
-#include "cuda/block.h"
 #include "cuda/cluster.h"
 #include "cuda/group_sweeps.cuh"
 #include "cuda/group_tiers.cuh"
@@ -16,7 +15,7 @@ __global__ void __launch_bounds__(block, resident)
   Team<block, whole> team(shared, v.lanes);
   const int step = whole ? block : v.lanes, teams = block / step;
   const int lane = threadIdx.x % step, slot = threadIdx.x / step;
-  float sum = 0;
+  GroupValues values(v);
   for (int64_t first = int64_t{blockIdx.x} * teams; first < v.groups;
        first += int64_t{gridDim.x} * teams) {
     const int64_t group = first + slot;
@@ -29,21 +28,12 @@ __global__ void __launch_bounds__(block, resident)
       factor = weight * row_grad(v.pair, row);
     }
     GroupSweeps<Access, Resident<Access, held>, Team<block, whole>> sweeps(family, v, place, team);
-    sweeps.find_range();
-    sweeps.template find_prior<L>();
-    sweeps.find_tilt();
+    sweeps.template find<L>();
     if (!place.inside) continue;
-    if (v.pair.value != nullptr && lane == 0) {
-      const float value = weight * sweeps.template value<L>();
-      if (v.per_row) v.pair.value[group] = value;
-      sum += value;
-    }
+    if (lane == 0) values.add<L>(sweeps, group, weight);
     sweeps.template store_gradients<L>(factor);
   }
-  if (v.pair.value == nullptr || v.per_row) return;
-  __syncthreads();
-  sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) v.pair.value[blockIdx.x] = v.pair.value_scale * sum;
+  values.store(shared);
 }
 
 // Long groups: the blocks of a cluster have one at a time, each every so many vectors of it.
@@ -58,28 +48,19 @@ __global__ void __launch_bounds__(kLongBlock, 2)
   const int rank = static_cast<int>(blockIdx.x) % v.cluster;
   const int first = rank * kLongBlock + static_cast<int>(threadIdx.x);
   const Staged<Access> latents{{reinterpret_cast<uint4*>(staged)}, v.kept};
-  float sum = 0;
+  GroupValues values(v);
   for (int64_t group = blockIdx.x / v.cluster; group < v.groups; group += gridDim.x / v.cluster) {
     const int64_t row = v.groups_per_row == 1 ? group : group / v.groups_per_row;
     const GroupPlace place =
         place_of_group(v, group, row, message_row(v.pair, row), first, v.cluster * kLongBlock);
     const float weight = row_weight(v.pair, row);
     GroupSweeps<Access, Staged<Access>, Threads> sweeps(family, v, place, team, latents);
-    sweeps.find_range();
-    sweeps.template find_prior<L>();
-    sweeps.find_tilt();
-    if (v.pair.value != nullptr && first == 0) {
-      const float value = weight * sweeps.template value<L>();
-      if (v.per_row) v.pair.value[group] = value;
-      sum += value;
-    }
+    sweeps.template find<L>();
+    if (first == 0) values.add<L>(sweeps, group, weight);
     sweeps.template store_gradients<L>(weight * row_grad(v.pair, row));
   }
   team.leave();
-  if (v.pair.value == nullptr || v.per_row) return;
-  __syncthreads();
-  sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) v.pair.value[blockIdx.x] = v.pair.value_scale * sum;
+  values.store(shared);
 }
 
 template <Loss L>
