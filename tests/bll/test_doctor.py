@@ -10,6 +10,7 @@ import torch
 
 import bll_kernels
 from bll.cli import main
+from bll.commands import doctor
 from bll.training import machine
 
 
@@ -33,6 +34,15 @@ def test_tables_name_versions_backends_and_functions(capsys):
     printed = capsys.readouterr().out
     for word in (torch.__version__, "reference", "native", "posterior_kl", "safetensors"):
         assert word in printed
+
+
+def test_what_was_built_is_printed_as_it_is(capsys, monkeypatch):
+    """Brackets, as in nvcc's flags, are no markup."""
+    flags = "code=[sm_100,compute_100]"
+    found = {**doctor.diagnose(), "build": {"cuda_flags": flags}}
+    monkeypatch.setattr(doctor, "diagnose", lambda: found)
+    assert main(["doctor"]) == 0
+    assert flags in capsys.readouterr().out
 
 
 def test_python_dash_m_bll_is_the_same_command():
