@@ -132,8 +132,9 @@ def _cifar() -> list[dict[str, Any]]:
     """The same network on CIFAR-10: more blocks, and the other rules in four."""
     base = RESNET | {"dataset": "cifar-10", "model": "resnet18", "lr": 5e-3, "epochs": 3}
     cuts = [{**_FINER, "blocks": blocks} for blocks in (4, 8, 2)]
+    finest = _with("bll", pool=["mean", 16], family="gaussian-precision:1.0")
     rules = [_with(name) for name in ("pred", "pred-sim", "bll-kl", "fa")]
-    return _runs(base, [_FORMS[0], *cuts, *_CLASSIFIERS, *rules])
+    return _runs(base, [_FORMS[0], *cuts, finest, *_CLASSIFIERS, *rules])
 
 
 def _precision() -> list[dict[str, Any]]:
