@@ -91,7 +91,9 @@ struct BernoulliScore {
     __device__ __forceinline__ void multiply_exp(float x) {
       const float power = floorf(x * 1.44269504f);
       mantissa *= exp_any((x - power * 0.693145752f) - power * 1.42860677e-6f);
-      exponent += static_cast<int>(power);
+      // Within an int even where the power is infinite or NaN, as the mantissa then is NaN.
+      const float total = fmaxf(static_cast<float>(exponent) + power, -1e9f);
+      exponent = static_cast<int>(fminf(total, 1e9f));
       settle();
     }
     __device__ __forceinline__ float log() const {

@@ -9,7 +9,7 @@ the sort, the table, which comes from the cache, and its sums.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from torch import Tensor
@@ -41,12 +41,13 @@ class RowBytes:
 
     Attributes:
         loaded: bytes of each plane of `a`.
-        stored: bytes of each output: planes of the gradient to `a`, next input.
+        stored: bytes of each plane of the gradient to `a`, where it is wanted.
         factors: per-row numbers that gradients and values are multiplied with, float32.
         values: whether rows have values of their own, rather than a sum per program.
         classes: kinds of rows: classes, and rows without one.
         pieces: that the pass over the table takes a row in.
         steps: that the pass over the rows takes a row in.
+        following: bytes of the next input, 0 where it is not wanted.
     """
 
     loaded: tuple[int, ...]
@@ -56,6 +57,12 @@ class RowBytes:
     classes: int
     pieces: int
     steps: int
+    following: int = 0
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Bytes of everything that is stored per row."""
+        return (*self.stored, self.following) if self.following else self.stored
 
     def table_pass(self) -> int:
         """Rows read class by class, for the gradient of the table alone."""
@@ -65,7 +72,7 @@ class RowBytes:
 
     def one_pass(self) -> int:
         """Everything from the rows read class by class."""
-        outputs = sum(scattered(size, self.pieces, self.classes) for size in self.stored)
+        outputs = sum(scattered(size, self.pieces, self.classes) for size in self.outputs)
         values = self.values * self.pieces * scattered(4, 1, self.classes)
         return self.table_pass() + outputs + values
 
@@ -73,11 +80,12 @@ class RowBytes:
         """Everything but the gradient of the table from the rows in their order."""
         factors = (4 * self.factors + PLACE) * self.steps
         values = 4 * self.values * self.steps
-        return self.table_pass() + sum(self.loaded) + sum(self.stored) + factors + values
+        return self.table_pass() + sum(self.loaded) + sum(self.outputs) + factors + values
 
     def once(self) -> bool:
-        """Whether one pass moves no more."""
-        return self.one_pass() <= self.two_passes()
+        """Whether one pass moves no more, the next input aside: it may change no other bits."""
+        alone = replace(self, following=0)
+        return alone.one_pass() <= alone.two_passes()
 
 
 def row_bytes(
@@ -86,16 +94,14 @@ def row_bytes(
     """What a problem of independent latents with a class table moves per row."""
     a, width = problem.a.tensor, problem.a.width
     planes = (width * a.element_size(),) * problem.planes
-    stored = planes if grad_a is not None else ()
-    if following is not None:
-        stored = (*stored, width * following.out.element_size())
     pieces = ceil_div(width, table_tile(width, False).columns)
     return RowBytes(
         loaded=planes,
-        stored=stored,
+        stored=planes if grad_a is not None else (),
         factors=(problem.weight is not None) + (problem.grad is not None),
         values=with_value and not problem.adds_programs(pieces),
         classes=problem.b.count + 1,
         pieces=pieces,
         steps=ceil_div(width, element_tile(width, False).columns),
+        following=0 if following is None else width * following.out.element_size(),
     )
