@@ -56,9 +56,10 @@ def test_options_of_a_plan_are_those_of_training(name):
 def test_options_that_a_run_does_not_name_are_the_first_defaults():
     from tools.experiments.first_defaults import rule_options
 
-    assert rule_options(SMALL) == {"family": "gaussian", "pool": ["mean", 4], "std": 0.5}
+    first = {"family": "gaussian", "pool": ["mean", 4], "standardize": "none"}
+    assert rule_options(SMALL) == {**first, "std": 0.5}
     own = {"rule": "bll", "rule_options": {"family": "bernoulli", "pool": ["max", 2]}}
-    assert rule_options(own) == own["rule_options"]
+    assert rule_options(own) == {**own["rule_options"], "standardize": "none"}
     assert rule_options({"rule": "pred", "rule_options": {}}) == {}
 
 

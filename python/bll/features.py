@@ -8,10 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+import bll_kernels
+
 Pool = tuple[str, int]
+
+#: What latents are standardised over, besides not at all.
+STANDARDIZED = ("sample", "batch")
 
 # Keys under which common model families return their main tensor, best first.
 _FEATURE_KEYS = ("last_hidden_state", "logits", "out")
@@ -156,3 +162,38 @@ def latents(output: Any, spec: FeatureSpec) -> Tensor:
             f"example, got {list(feature.shape)}"
         )
     return feature.permute(0, 3, 1, 2) if spec.channels_last else feature
+
+
+def standardized(feature: Tensor, pool: Pool | None, over: str) -> Tensor:
+    """Return a feature's latents with mean 0 and variance 1.
+
+    Gradients go through mean and variance, so that no loss behind can pull at either. 1e-5 is added
+    to the variance.
+
+    Args:
+        feature: As `latents` returns it.
+        pool: Pooling of a map, done before.
+        over: "sample": each row over its own latents (layer normalisation without weights).
+            "batch": each latent over the rows (batch normalisation without weights or running
+            statistics), those of one channel of a map together.
+
+    Returns:
+        [B, D] or [B, T, D].
+
+    Raises:
+        ValueError: "batch", and there is one value of each latent.
+    """
+    rows = feature if pool is None else _cells(feature, pool)
+    if over == "sample":
+        return F.layer_norm(rows, rows.shape[-1:])
+    values = rows.flatten(0, -2) if pool is None else rows.unflatten(1, (feature.shape[1], -1))
+    if values.numel() == values.shape[1]:
+        raise ValueError("standardize: 'batch' needs two values or more of each latent, got one")
+    return F.batch_norm(values, None, None, training=True).reshape(rows.shape)
+
+
+def _cells(feature: Tensor, pool: Pool) -> Tensor:
+    kind, grid = pool
+    if kind != "std" and feature.shape[2] == feature.shape[3] == grid:
+        return feature.flatten(1)  # every cell is one pixel
+    return bll_kernels.grid_pool(feature, kind, grid)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 #: Defaults of the rule `bll` when the first tables were made; what these found changed them.
-FIRST_DEFAULTS: Final = {"family": "gaussian", "pool": ["mean", 4]}
+FIRST_DEFAULTS: Final = {"family": "gaussian", "pool": ["mean", 4], "standardize": "none"}
 _RULES: Final = ("bll", "bp-deepsup")
 
 

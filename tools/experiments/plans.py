@@ -76,7 +76,8 @@ def _remedies() -> list[dict[str, Any]]:
     forms = (_with("bp"), _with("bll"), fine, precise, whole, both, chained)
     rates = [{**form, "lr": 5e-3} for form in forms]
     linear = [{**_with("pred", pool=["mean", grid]), "lr": 5e-3} for grid in (7, 14)]
-    compared = _runs(RESNET, [fine, *rates, *linear])
+    standardized = [{**form, "lr": 5e-3} for form in _STANDARDIZED + _STANDARDIZED_CLASSIFIERS]
+    compared = _runs(RESNET, [fine, *rates, *linear, *standardized])
     others = [
         _with("bll", pool=["mean", 14]),
         {**_with("bll", pool=["max", 7]), "lr": 5e-3},
@@ -111,12 +112,19 @@ _FORMS: Final = (
 _FINER: Final = _with("bll", pool=["mean", 14], family="gaussian-precision:1.0")
 #: Local linear classifiers on the features of `_FINER`, with a prior (`bll`) and without.
 _CLASSIFIERS: Final = (_with("bll", pool=["mean", 14]), _with("pred", pool=["mean", 14]))
+#: `_FINER` and a linear classifier, on latents of mean 0 and variance 1.
+_STANDARDIZED: Final = tuple(
+    _with("bll", **_FINER["rule_options"], standardize=over) for over in ("sample", "batch")
+)
+_STANDARDIZED_CLASSIFIERS: Final = tuple(
+    _with("pred", pool=["mean", 14], standardize=over) for over in ("sample", "batch")
+)
 
 
 def _wide() -> list[dict[str, Any]]:
     """Whether what helps a narrow network for two epochs helps a wider one for four."""
     base = RESNET | {"width": 16, "epochs": 4, "lr": 5e-3}
-    return _runs(base, [*_FORMS, _FINER])
+    return _runs(base, [*_FORMS, _FINER, *_STANDARDIZED])
 
 
 def _resnet18() -> list[dict[str, Any]]:
@@ -125,22 +133,30 @@ def _resnet18() -> list[dict[str, Any]]:
     before, best = _FORMS[1], _FORMS[-1]
     rules = [_FORMS[0], best, *map(_with, ("pred", "pred-sim", "bll-proto", "bll-kl", "fa"))]
     cuts = [{**form, "blocks": blocks} for form in (best, _FINER) for blocks in (2, 8)]
-    return _runs(base, [*rules, _FINER, *cuts, before, *_CLASSIFIERS])
+    standardized = [{**form, "blocks": blocks} for form in _STANDARDIZED for blocks in (4, 8)]
+    return _runs(base, [*rules, _FINER, *cuts, before, *_CLASSIFIERS, *standardized])
 
 
 def _cifar() -> list[dict[str, Any]]:
     """The same network on CIFAR-10: more blocks, and the other rules in four."""
     base = RESNET | {"dataset": "cifar-10", "model": "resnet18", "lr": 5e-3, "epochs": 3}
-    cuts = [{**_FINER, "blocks": blocks} for blocks in (4, 8, 2)]
+    forms = (_FINER, *_STANDARDIZED)
+    cuts = [{**form, "blocks": blocks} for form in forms for blocks in (4, 8)]
+    classifiers = (*_CLASSIFIERS, *_STANDARDIZED_CLASSIFIERS)
     finest = _with("bll", pool=["mean", 16], family="gaussian-precision:1.0")
     rules = [_with(name) for name in ("pred", "pred-sim", "bll-kl", "fa")]
-    return _runs(base, [_FORMS[0], *cuts, finest, *_CLASSIFIERS, *rules])
+    return _runs(base, [_FORMS[0], *cuts, finest, *classifiers, *rules])
 
 
 def _precision() -> list[dict[str, Any]]:
     """The precision of the default message, on the perceptron of docs/results.md."""
     taus = [_with("bll", family=f"gaussian-precision:{tau}") for tau in (1.0, 4.0, 16.0)]
-    return _runs(MLP | {"epochs": 5}, [_FORMS[0], _with("bll", family="gaussian"), *taus])
+    standardized = [
+        _with("bll", family="gaussian-precision:1.0", standardize=over)
+        for over in ("sample", "batch")
+    ]
+    forms = [_FORMS[0], _with("bll", family="gaussian"), *taus, *standardized]
+    return _runs(MLP | {"epochs": 5}, forms)
 
 
 def _to_accuracy() -> list[dict[str, Any]]:
@@ -191,8 +207,11 @@ def _reversal() -> list[dict[str, Any]]:
         _with("pred"),
     ]
     every_layer = [{**form, "blocks": 20} for form in forms]
-    precise = {**_with("bll", family="gaussian-precision:1.0"), "blocks": 20}
-    compared = _runs(base, [{"rule": "bp", "blocks": 1}, *local, precise])
+    precise = [
+        {**_with("bll", family="gaussian-precision:1.0", **options), "blocks": 20}
+        for options in ({}, {"standardize": "sample"}, {"standardize": "batch"})
+    ]
+    compared = _runs(base, [{"rule": "bp", "blocks": 1}, *local, *precise])
     return compared + _runs(base, [*rates, *every_layer], seeds=SEEDS[:1])
 
 

@@ -38,9 +38,9 @@ class BllRule(MessageRule):
     ) -> Tensor:
         """Return the class-normalised evidence loss of one block, 0-dim."""
         table = self._class_table(message)
-        scaled, pool = self._scaled(feature, pool)
+        latents, pool = self._read(feature, pool)
         return bll_kernels.class_evidence_loss(
-            scaled,
+            latents,
             table.rows(),
             labels,
             self._family,

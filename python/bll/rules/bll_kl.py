@@ -50,7 +50,7 @@ class BllKlRule(MessageRule):
     ) -> Tensor:
         """Return the KL divergence of one block, summed over latents, 0-dim."""
         table = self._class_table(message)
-        scaled, pool = self._scaled(feature, pool)
+        latents, pool = self._read(feature, pool)
         return bll_kernels.posterior_kl(
-            scaled, table.rows(), self._family, labels=labels, pool=pool, tilt=self.tilt
+            latents, table.rows(), self._family, labels=labels, pool=pool, tilt=self.tilt
         )

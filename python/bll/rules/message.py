@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import bll_kernels
-from bll.features import FeatureSpec, Pool, feature_spec
+from bll.features import STANDARDIZED, FeatureSpec, Pool, feature_spec, standardized
 from bll.feedback import ClassTable, Message
 from bll.feedback_chain import FeedbackBlock
 from bll.rules.base import Rule
@@ -30,6 +30,9 @@ class MessageRule(Rule):
         feedback: "learned" (the table is trained by the block's own loss), "fixed", or "chained"
             (a learned feedback block per block, fed by the next block's; see `FeedbackBlock`).
         pool: Pooling of feature maps, (kind, grid).
+        standardize: What the latents are brought to mean 0 and variance 1 over before they are
+            read: "sample" (each row over its own latents), "batch" (each latent, or channel of a
+            map, over the batch), or "none". See `bll.features.standardized`.
         tilt: Power the message is raised to.
         gain: Factor on the feature before it is read as a parameter; None: 4 for bernoulli, else 1.
         std: Standard deviation of the table's draw; None: 1 / sqrt(latents).
@@ -40,6 +43,7 @@ class MessageRule(Rule):
     family: Family | str = "gaussian"
     feedback: str = "learned"
     pool: Pool = ("mean", 4)
+    standardize: str = "none"
     tilt: float = 1.0
     gain: float | None = None
     std: float | None = None
@@ -58,6 +62,7 @@ class MessageRule(Rule):
             )
         check_choice("feedback", self.feedback, _FEEDBACK)
         check_pool("pool", self.pool)
+        check_choice("standardize", self.standardize, ("none", *STANDARDIZED))
         check_positive("tilt", self.tilt)
         check_positive("gain", 1.0 if self.gain is None else self.gain)
         check_positive("std", 1.0 if self.std is None else self.std)
@@ -82,6 +87,7 @@ class MessageRule(Rule):
             **({own: getattr(self._family, own)} if own else {}),
             "feedback": self.feedback,
             "pool": list(self.pool),
+            "standardize": self.standardize,
             "tilt": self.tilt,
             "gain": self.feature_gain,
         }
@@ -112,8 +118,10 @@ class MessageRule(Rule):
             device=device,
         )
 
-    def _scaled(self, feature: Tensor, pool: Pool | None) -> tuple[Tensor, Pool | None]:
-        """Apply the gain; a map is pooled first, so that the factor touches the small tensor."""
+    def _read(self, feature: Tensor, pool: Pool | None) -> tuple[Tensor, Pool | None]:
+        """Standardise and apply the gain; a map is pooled first, and needs no pooling then."""
+        if self.standardize != "none":
+            feature, pool = standardized(feature, pool, self.standardize), None
         if self.feature_gain == 1.0:
             return feature, pool
         if pool is None:
