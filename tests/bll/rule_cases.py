@@ -50,6 +50,20 @@ def unit_rows(x):
     return x / x.norm(dim=1, keepdim=True)
 
 
+def standardized(h, over, grid):
+    """Pooled cells of mean 0 and variance 1: each row's, or each channel's over rows and cells."""
+    x = pooled(h, grid=grid)
+    cells = x.reshape(len(x), h.shape[1], -1)
+    dims = (1, 2) if over == "sample" else (0, 2)
+    centred = cells - cells.mean(dims, keepdim=True)
+    variance = centred.square().mean(dims, keepdim=True)
+    return (centred / (variance + 1e-5).sqrt()).reshape(x.shape)
+
+
+def bll_standardized(over):
+    return lambda h, y, message: bll(standardized(h, over, 7), y, message)
+
+
 def bll(h, y, message):
     """Scores are logs of N(a; b, 2): messages are densities N(b, 1), features means of N(a, 1)."""
     a, b = pooled(h, grid=7), message.rows()
@@ -71,8 +85,16 @@ def bll_kl(h, y, message):
     return cross.sum(1).mean()
 
 
+def bll_kl_standardized(h, y, message):
+    return bll_kl(standardized(h, "sample", 4), y, message)
+
+
 def pred(h, y, message):
     return functional.cross_entropy(pooled(h) @ message.table.T + message.bias, y)
+
+
+def pred_standardized(h, y, message):
+    return pred(standardized(h, "batch", 4), y, message)
 
 
 def mono_forward(h, y, message):
@@ -208,13 +230,17 @@ ROWS = [
     Row(get_rule("bll"), bll, 92),
     Row(get_rule("bll", family="gaussian", pool=("mean", 4)), bll_gaussian, 92),
     Row(get_rule("bll", feedback="chained"), bll, 90),
+    Row(get_rule("bll", standardize="sample"), bll_standardized("sample"), 92),
+    Row(get_rule("bll", standardize="batch"), bll_standardized("batch"), 92),
     Row(get_rule("bll-kl"), bll_kl, 75),
+    Row(get_rule("bll-kl", standardize="sample"), bll_kl_standardized, 75),
     Row(get_rule("bll-proto"), bll_proto(), 90),
     Row(get_rule("bll-proto", sign=1), bll_proto(sign=1), 90),
     Row(get_rule("bll-proto", scale="released"), bll_proto(released=True), 90),
     Row(get_rule("bll-proto", absent="zero", read_out="fixed"), bll_proto(keep=False), 80),
     Row(get_rule("pred"), pred, 92),
     Row(get_rule("pred", read_out="fixed"), pred, 80),
+    Row(get_rule("pred", standardize="batch"), pred_standardized, 92),
     Row(get_rule("sim"), sim, 90),
     Row(get_rule("sim", projection="fixed"), sim, 80),
     Row(get_rule("sim", projection="none"), sim, 80),

@@ -153,6 +153,7 @@ def test_rules_say_their_name_and_family():
         "family": "bernoulli",
         "feedback": "fixed",
         "pool": ["mean", 4],
+        "standardize": "none",
         "tilt": 1.0,
         "gain": 1.0,
     }
