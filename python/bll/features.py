@@ -16,8 +16,8 @@ import bll_kernels
 
 Pool = tuple[str, int]
 
-#: What latents are standardised over, besides not at all.
-STANDARDIZED = ("sample", "batch")
+#: What latents are standardised over.
+STANDARDIZE = ("none", "channels", "batch", "sample")
 
 # Keys under which common model families return their main tensor, best first.
 _FEATURE_KEYS = ("last_hidden_state", "logits", "out")
@@ -164,8 +164,8 @@ def latents(output: Any, spec: FeatureSpec) -> Tensor:
     return feature.permute(0, 3, 1, 2) if spec.channels_last else feature
 
 
-def standardized(feature: Tensor, pool: Pool | None, over: str) -> Tensor:
-    """Return a feature's latents with mean 0 and variance 1.
+def standardized(feature: Tensor, pool: Pool | None, over: str) -> tuple[Tensor, Pool | None]:
+    """Bring a feature's latents to mean 0 and variance 1.
 
     Gradients go through mean and variance, so that no loss behind can pull at either. 1e-5 is added
     to the variance.
@@ -173,23 +173,30 @@ def standardized(feature: Tensor, pool: Pool | None, over: str) -> Tensor:
     Args:
         feature: As `latents` returns it.
         pool: Pooling of a map, done before.
-        over: "sample": each row over its own latents (layer normalisation without weights).
-            "batch": each latent over the rows (batch normalisation without weights or running
-            statistics), those of one channel of a map together.
+        over: "channels": each channel of a map over its cells in the whole batch, as batch
+            normalisation does, without weights or running statistics; vectors and tokens stay as
+            they are. "batch": the same, and each latent of vectors and tokens over all rows.
+            "sample": each row over its own latents, as layer normalisation does. "none": nothing.
 
     Returns:
-        [B, D] or [B, T, D].
+        The latents [B, D] or [B, T, D], and None; feature and pool as they are where nothing is
+        standardised.
 
     Raises:
-        ValueError: "batch", and there is one value of each latent.
+        ValueError: There is one value to standardise over.
     """
+    if over == "none" or (over == "channels" and pool is None):
+        return feature, pool
     rows = feature if pool is None else _cells(feature, pool)
     if over == "sample":
-        return F.layer_norm(rows, rows.shape[-1:])
+        return F.layer_norm(rows, rows.shape[-1:]), None
     values = rows.flatten(0, -2) if pool is None else rows.unflatten(1, (feature.shape[1], -1))
     if values.numel() == values.shape[1]:
-        raise ValueError("standardize: 'batch' needs two values or more of each latent, got one")
-    return F.batch_norm(values, None, None, training=True).reshape(rows.shape)
+        raise ValueError(
+            f"standardize: {over!r} needs two values or more of each "
+            f"{'latent' if pool is None else 'channel'}, got a batch of one"
+        )
+    return F.batch_norm(values, None, None, training=True).reshape(rows.shape), None
 
 
 def _cells(feature: Tensor, pool: Pool) -> Tensor:

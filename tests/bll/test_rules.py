@@ -97,7 +97,11 @@ def test_losses_against_the_log_partition(formula, rule, shape):
     value = rule.loss(feature, y, message, spec.pool)
     rows = feature.double()
     if spec.pool:
-        rows = functional.adaptive_avg_pool2d(rows, spec.pool[1]).flatten(1)
+        rows = functional.adaptive_avg_pool2d(rows, spec.pool[1])
+        if rule.standardize == "channels":
+            rows = rows - rows.mean((0, 2, 3), keepdim=True)
+            rows = rows / (rows.square().mean((0, 2, 3), keepdim=True) + 1e-5).sqrt()
+        rows = rows.flatten(1)
     bias = torch.zeros(3) if message.bias is None else message.bias
     expected = oracle_rows(formula, rows, message.table, bias, y)
     assert value.shape == ()

@@ -16,7 +16,8 @@ def moments(x, dims):
 @pytest.mark.parametrize(("over", "across"), [("sample", -1), ("batch", 0)])
 def test_moments_of_rows(shape, over, across):
     x = 3 * torch.randn(shape, dtype=torch.float64) + torch.arange(6.0, dtype=torch.float64)
-    found = standardized(x, None, over)
+    found, pool = standardized(x, None, over)
+    assert pool is None
     assert found.shape == x.shape
     mean, variance = moments(found.flatten(0, -2), across)
     torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-9, rtol=0)
@@ -26,15 +27,17 @@ def test_moments_of_rows(shape, over, across):
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("pool", [("mean", 2), ("mean", 6), ("max", 6), ("max", 3), ("std", 3)])
 def test_moments_of_maps(pool, memory):
-    kind, grid = pool
+    _, grid = pool
     scale = torch.arange(1.0, 5.0).view(4, 1, 1)
     x = (scale * torch.randn(8, 4, 6, 6) + scale).to(memory_format=memory)
-    by_sample = standardized(x, pool, "sample")
+    by_sample, _ = standardized(x, pool, "sample")
     assert by_sample.shape == (8, 4 * grid * grid)
     mean, variance = moments(by_sample, 1)
     torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-5, rtol=0)
     torch.testing.assert_close(variance, torch.ones_like(variance), atol=1e-3, rtol=0)
-    by_batch = standardized(x, pool, "batch").view(8, 4, grid, grid)
+    by_batch, no_pool = standardized(x, pool, "batch")
+    assert no_pool is None and torch.equal(by_batch, standardized(x, pool, "channels")[0])
+    by_batch = by_batch.view(8, 4, grid, grid)
     mean, variance = moments(by_batch, (0, 2, 3))
     torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-5, rtol=0)
     torch.testing.assert_close(variance, torch.ones_like(variance), atol=2e-2, rtol=0)
@@ -44,7 +47,7 @@ def test_no_loss_pulls_at_scale_or_mean():
     x = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
     for over, across in (("sample", 1), ("batch", 0)):
         weights = torch.randn(5, 7, dtype=torch.float64)
-        (grad,) = torch.autograd.grad((standardized(x, None, over) * weights).sum(), x)
+        (grad,) = torch.autograd.grad((standardized(x, None, over)[0] * weights).sum(), x)
         centred = (x - x.mean(across, keepdim=True)).detach()
         assert grad.abs().sum() > 1
         torch.testing.assert_close(grad.sum(across), torch.zeros_like(grad.sum(across)))
@@ -53,7 +56,7 @@ def test_no_loss_pulls_at_scale_or_mean():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("over", ["sample", "batch"])
+@pytest.mark.parametrize("over", ["sample", "channels"])
 def test_half_precision_learns(dtype, over):
     rule = bll.get_rule("bll", standardize=over)
     feature = torch.randn(8, 4, 5, 5).to(dtype).requires_grad_()
@@ -71,21 +74,35 @@ def test_half_precision_learns(dtype, over):
     assert distance < 2e-2
 
 
-def test_one_value_of_a_latent():
-    with pytest.raises(ValueError, match="standardize: 'batch' needs two values or more"):
-        standardized(torch.randn(1, 5), None, "batch")
-    one = standardized(torch.randn(1, 5), None, "sample")
-    assert one.shape == (1, 5)
-    assert standardized(torch.randn(1, 5, 2, 2), ("mean", 2), "batch").shape == (1, 20)
+def test_one_value_of_a_latent_or_channel():
+    vector, pixel = torch.randn(1, 5), torch.randn(1, 5, 1, 1)
+    with pytest.raises(ValueError, match="standardize: 'batch' needs two values or more of each l"):
+        standardized(vector, None, "batch")
+    with pytest.raises(ValueError, match="'channels' needs two values or more of each channel, go"):
+        standardized(pixel, ("mean", 1), "channels")
+    for found, _ in (
+        standardized(vector, None, "sample"),
+        standardized(pixel, ("mean", 1), "sample"),
+        standardized(pixel.expand(2, 5, 1, 1), ("mean", 1), "channels"),
+        standardized(torch.randn(1, 5, 2, 2), ("mean", 2), "channels"),
+    ):
+        assert found.isfinite().all()
+
+
+def test_what_is_left_as_it_is():
+    rows, image = torch.randn(4, 3, 5), torch.randn(4, 3, 5, 5)
+    assert standardized(rows, None, "channels")[0] is rows
+    kept, pool = standardized(image, ("mean", 2), "none")
+    assert kept is image and pool == ("mean", 2)
 
 
 def test_an_unknown_choice():
     for name in ("bll", "pred"):
-        with pytest.raises(ValueError, match="standardize: expected one of 'none', 'sample', 'ba"):
+        with pytest.raises(ValueError, match="standardize: expected one of 'none', 'channels"):
             bll.get_rule(name, standardize="layer")
 
 
-@pytest.mark.parametrize("over", ["sample", "batch"])
+@pytest.mark.parametrize("over", ["sample", "channels"])
 def test_the_executor_takes_the_same_steps(over):
     def learn(executor):
         torch.manual_seed(0)

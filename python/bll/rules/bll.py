@@ -21,11 +21,13 @@ class BllRule(MessageRule):
     With s_c = log E_alpha[beta_c], the loss is -log softmax(s + bias)_y. With the default family,
     whose message is a Gaussian density over the latents, s_c = -k |a - b_c|^2 / 2 up to what all
     classes share, k = tau / (1 + tau): a local linear classifier with a prior on the table. The
-    defaults are those that did best by measurement (docs/learning.md).
+    channels of a pooled map have mean 0 and variance 1 in the batch, so that no loss falls because
+    features grow. The defaults are those that did best by measurement (docs/learning.md).
     """
 
     family: Family | str = "gaussian-precision"
     pool: Pool = ("mean", 14)
+    standardize: str = "channels"
 
     name: ClassVar[str] = "bll"
     source: ClassVar[str] = "Kappel et al., arXiv 2305.14974; normalised over classes here"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import bll_kernels
-from bll.features import STANDARDIZED, FeatureSpec, Pool, feature_spec, standardized
+from bll.features import STANDARDIZE, FeatureSpec, Pool, feature_spec, standardized
 from bll.feedback import ClassTable, Message
 from bll.feedback_chain import FeedbackBlock
 from bll.rules.base import Rule
@@ -30,9 +30,10 @@ class MessageRule(Rule):
         feedback: "learned" (the table is trained by the block's own loss), "fixed", or "chained"
             (a learned feedback block per block, fed by the next block's; see `FeedbackBlock`).
         pool: Pooling of feature maps, (kind, grid).
-        standardize: What the latents are brought to mean 0 and variance 1 over before they are
-            read: "sample" (each row over its own latents), "batch" (each latent, or channel of a
-            map, over the batch), or "none". See `bll.features.standardized`.
+        standardize: Whether latents are brought to mean 0 and variance 1 before they are read:
+            "channels" (each channel of a pooled map over cells and batch; vectors and tokens not),
+            "batch" (also each latent of vectors and tokens over the batch), "sample" (each row
+            over its own latents), or "none".
         tilt: Power the message is raised to.
         gain: Factor on the feature before it is read as a parameter; None: 4 for bernoulli, else 1.
         std: Standard deviation of the table's draw; None: 1 / sqrt(latents).
@@ -62,7 +63,7 @@ class MessageRule(Rule):
             )
         check_choice("feedback", self.feedback, _FEEDBACK)
         check_pool("pool", self.pool)
-        check_choice("standardize", self.standardize, ("none", *STANDARDIZED))
+        check_choice("standardize", self.standardize, STANDARDIZE)
         check_positive("tilt", self.tilt)
         check_positive("gain", 1.0 if self.gain is None else self.gain)
         check_positive("std", 1.0 if self.std is None else self.std)
@@ -120,8 +121,7 @@ class MessageRule(Rule):
 
     def _read(self, feature: Tensor, pool: Pool | None) -> tuple[Tensor, Pool | None]:
         """Standardise and apply the gain; a map is pooled first, and needs no pooling then."""
-        if self.standardize != "none":
-            feature, pool = standardized(feature, pool, self.standardize), None
+        feature, pool = standardized(feature, pool, self.standardize)
         if self.feature_gain == 1.0:
             return feature, pool
         if pool is None:

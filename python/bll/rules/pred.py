@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import bll_kernels
-from bll.features import STANDARDIZED, FeatureSpec, Pool, feature_spec, standardized
+from bll.features import STANDARDIZE, FeatureSpec, Pool, feature_spec, standardized
 from bll.feedback import ClassTable, Message
 from bll.rules.base import Rule
 from bll.rules.checks import check_choice, check_not_negative, check_pool, check_width
@@ -35,7 +35,7 @@ class PredRule(Rule):
         read_out: "trained", or "fixed": W stays as drawn and w is learned.
         std: Standard deviation of the draw of W; None: 1 / sqrt(latents).
         max_width: Upper limit on the latents of a pooled map.
-        standardize: As in `bll`: "none", "sample" or "batch".
+        standardize: "none", "channels", "batch" or "sample", as in `bll`.
     """
 
     pool: Pool = ("mean", 4)
@@ -53,7 +53,7 @@ class PredRule(Rule):
     def __post_init__(self) -> None:
         check_pool("pool", self.pool)
         check_choice("read_out", self.read_out, READ_OUTS)
-        check_choice("standardize", self.standardize, ("none", *STANDARDIZED))
+        check_choice("standardize", self.standardize, STANDARDIZE)
         check_not_negative("std", 0.0 if self.std is None else self.std)
         check_width("max_width", self.max_width)
         if self.read_out == "fixed" and self.std == 0:
@@ -78,8 +78,7 @@ class PredRule(Rule):
         self, feature: Tensor, labels: Tensor, message: Message | None, pool: Pool | None
     ) -> Tensor:
         """Return the read-out's cross-entropy, 0-dim."""
-        if self.standardize != "none":
-            feature, pool = standardized(feature, pool, self.standardize), None
+        feature, pool = standardized(feature, pool, self.standardize)
         return read_out_loss(feature, labels, message, pool)
 
 
