@@ -33,8 +33,8 @@ RULES = (
     ("bll", "bernoulli"),
     ("bp-deepsup", ""),
 )
-#: Grid of rows that name a family: the default when they were first filled.
-NAMED_GRID = "mean:4"
+#: Options of rows that name a family: the defaults when they were first filled.
+NAMED = ("pool=mean:4", "standardize=none")
 EPOCHS = {"mlp": 5, "resnet10": 4}
 KEY = ("dataset", "model", "rule", "asked_family", "blocks", "epochs", "seed")
 OPTIONS = ("dataset", "model", "rule", "blocks", "epochs", "seed")
@@ -108,7 +108,9 @@ def train(run: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
         if getattr(options, option) is not None:
             command += [f"--{option.replace('_', '-')}", str(getattr(options, option))]
     if run["asked_family"]:
-        command += ["--family", run["asked_family"], "--rule-option", f"pool={NAMED_GRID}"]
+        command += ["--family", run["asked_family"]]
+        for option in NAMED:
+            command += ["--rule-option", option]
     for directory in options.data_dir:
         command += ["--data-dir", directory]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
