@@ -192,9 +192,10 @@ def standardized(feature: Tensor, pool: Pool | None, over: str) -> tuple[Tensor,
         return F.layer_norm(rows, rows.shape[-1:]), None
     values = rows.flatten(0, -2) if pool is None else rows.unflatten(1, (feature.shape[1], -1))
     if values.numel() == values.shape[1]:
+        one = "latent" if pool is None else "channel"
         raise ValueError(
-            f"standardize: {over!r} needs two values or more of each "
-            f"{'latent' if pool is None else 'channel'}, got a batch of one"
+            f"standardize: {over!r} needs two values or more of each {one}, got one; 'sample' and "
+            "'none' take any batch"
         )
     return F.batch_norm(values, None, None, training=True).reshape(rows.shape), None
 

@@ -78,7 +78,9 @@ def test_one_value_of_a_latent_or_channel():
     vector, pixel = torch.randn(1, 5), torch.randn(1, 5, 1, 1)
     with pytest.raises(ValueError, match="standardize: 'batch' needs two values or more of each l"):
         standardized(vector, None, "batch")
-    with pytest.raises(ValueError, match="'channels' needs two values or more of each channel, go"):
+    with pytest.raises(
+        ValueError, match="'channels' needs two values or more of each channel, got one; 'sa"
+    ):
         standardized(pixel, ("mean", 1), "channels")
     for found, _ in (
         standardized(vector, None, "sample"),
