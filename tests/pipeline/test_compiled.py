@@ -15,7 +15,10 @@ import bll
 @pytest.mark.parametrize("name", ["mlp", "convolutional"])
 def test_compiled_it_learns_the_same_in_every_mode(name: str) -> None:
     feed = batches(name, torch.float32)
-    models = [wrapped(name, torch.float32) for _ in range(3)]
+    # A bias in front of standardised latents gets no gradient but rounding, which Adam turns into
+    # steps as large as any, and here the third block ends with one.
+    rule = bll.get_rule("bll", standardize="none")
+    models = [wrapped(name, torch.float32, rule) for _ in range(3)]
     start = {key: value.clone() for key, value in models[0].state_dict().items()}
     ways = [("sequential", "autograd"), ("sequential", "compiled"), ("pipelined", "compiled")]
     runs = [

@@ -51,7 +51,7 @@ NETS: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, ...]]] = {
 }
 
 
-def wrapped(name: str, dtype: torch.dtype, rule: str = "bll") -> nn.Module:
+def wrapped(name: str, dtype: torch.dtype, rule: str | bll.Rule = "bll") -> nn.Module:
     torch.manual_seed(4)
     build, shape = NETS[name]
     net = build().to(dtype)
