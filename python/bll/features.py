@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 import bll_kernels
+from bll_kernels.functional.weights import refuse_surrounding_weight
 
 Pool = tuple[str, int]
 
@@ -183,13 +184,15 @@ def standardized(feature: Tensor, pool: Pool | None, over: str) -> tuple[Tensor,
         standardised.
 
     Raises:
-        ValueError: There is one value to standardise over.
+        ValueError: There is one value to standardise over; or rows are to be left out, which the
+            others would still see.
     """
     if over == "none" or (over == "channels" and pool is None):
         return feature, pool
     rows = feature if pool is None else _cells(feature, pool)
     if over == "sample":
         return F.layer_norm(rows, rows.shape[-1:]), None
+    refuse_surrounding_weight(f"standardize={over!r}")
     values = rows.flatten(0, -2) if pool is None else rows.unflatten(1, (feature.shape[1], -1))
     if values.numel() == values.shape[1]:
         one = "latent" if pool is None else "channel"

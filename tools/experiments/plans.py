@@ -141,7 +141,7 @@ def _cifar() -> list[dict[str, Any]]:
     """The same network on CIFAR-10: more blocks, and the other rules in four."""
     base = RESNET | {"dataset": "cifar-10", "model": "resnet18", "lr": 5e-3, "epochs": 3}
     forms = (_FINER, *_STANDARDIZED)
-    cuts = [{**form, "blocks": blocks} for form in forms for blocks in (4, 8)]
+    cuts = [{**form, "blocks": blocks} for form in forms for blocks in (4, 8, 2)]
     classifiers = (*_CLASSIFIERS, *_STANDARDIZED_CLASSIFIERS)
     finest = _with("bll", pool=["mean", 16], family="gaussian-precision:1.0")
     rules = [_with(name) for name in ("pred", "pred-sim", "bll-kl", "fa")]
