@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
 
-from bll_kernels.backends.triton import classes, gram, means, pair, pool, softmax
+from bll_kernels.backends.triton import classes, gram, means, pair, pool, softmax, standardize
 from bll_kernels.backends.triton.launch import Launch, recording
 from bll_kernels.families import FORMULAS
 from bll_kernels.spec import LOSSES, POOLS
@@ -210,6 +210,15 @@ def pool_cases(dtype: torch.dtype) -> Cases:
             yield f"pool {kind} {name} back", _launches(pool.grid_pool_backward, grad, x, kind, 4)
 
 
+def standardize_cases(_: torch.dtype) -> Cases:
+    """Standardised channels of one number a row, of cells, and of more cells than a tile."""
+    for cells in (1, 16, 400):
+        x, scale = torch.zeros(64, 32 * cells), torch.zeros(32)
+        run, back = standardize.standardize_channels, standardize.standardize_channels_backward
+        yield f"standardize {cells}", _launches(run, x, 32, 1e-5)
+        yield f"standardize {cells} back", _launches(back, x, x, scale)
+
+
 #: What is compiled on every commit: dtype, loss, and whether with class tables.
 PART = (("bf16", "kl_full", True), ("fp32", "evidence", False))
 
@@ -221,7 +230,7 @@ def cases(full: bool) -> Cases:
         made = pair_cases(DTYPES[name], loss, tables)
         yield from ((f"{name} {case}", found) for case, found in made)
     for name in DTYPES if full else ("bf16",):
-        for make in (class_cases, gram_cases, softmax_cases, pool_cases):
+        for make in (class_cases, gram_cases, softmax_cases, pool_cases, standardize_cases):
             yield from ((f"{name} {case}", found) for case, found in make(DTYPES[name]))
 
 

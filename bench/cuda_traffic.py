@@ -207,6 +207,16 @@ def class_means(rows: int, latents: int, classes: int, item: int) -> Traffic:
     return Traffic(rows * latents * item, 4 * classes * latents)
 
 
+def standardized(values: int, channels: int, *, gradient: bool = False) -> Traffic:
+    """Standardised channels of float32 numbers: the second read comes from the cache.
+
+    Of channels that one launch serves. The gradient also reads the standardised numbers.
+    """
+    if gradient:
+        return Traffic(4 * 4 * values + 4 * channels, 4 * values)
+    return Traffic(2 * 4 * values, 4 * values)
+
+
 def optimizer_step(elements: int, item: int, *, states: int, checked: bool) -> Traffic:
     """One step: Adam has two states, momentum one; the finite check reads gradients once more."""
     loaded = (2 + states + checked) * elements * item
@@ -294,6 +304,18 @@ def table() -> str:
         ),
         _line(
             "class_means", "latent, 4096 x 512, 10 classes", class_means(4096, 512, 10, 2), 1 << 21
+        ),
+        _line(
+            "standardize_kernel",
+            "number, 512 x 64 channels of 16",
+            standardized(1 << 19, 64),
+            1 << 19,
+        ),
+        _line(
+            "standardize_kernel",
+            "number, its gradient",
+            standardized(1 << 19, 64, gradient=True),
+            1 << 19,
         ),
         _line("optim_update", "parameter, Adam", optimizer_step(n, 2, states=2, checked=False), n),
         _line(

@@ -11,6 +11,7 @@ from bll.bench.traffic import (
     next_units,
     pair_bytes,
     pooled_class_bytes,
+    standardized_map_bytes,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "next_units",
     "pair_bytes",
     "pooled_class_bytes",
+    "standardized_map_bytes",
 ]

@@ -21,6 +21,7 @@ from bll_kernels.functional import (
     linear_cross_entropy_value_and_grad,
     posterior_kl,
     posterior_kl_value_and_grad,
+    standardize_channels,
 )
 
 __all__ = [
@@ -41,5 +42,6 @@ __all__ = [
     "linear_cross_entropy_value_and_grad",
     "posterior_kl",
     "posterior_kl_value_and_grad",
+    "standardize_channels",
     "use_backend",
 ]

@@ -167,6 +167,30 @@ class GridPool(PositionalFunction):
         return op(ctx.backend, "grid_pool_backward")(grad, x, *ctx.options), None, None, None
 
 
+class StandardizeChannels(PositionalFunction):
+    """`standardize_channels` with the gradient to x, through mean and variance."""
+
+    @staticmethod
+    def forward(x: Tensor, backend: str, channels: int, eps: float) -> tuple[Tensor, Tensor]:
+        """The standardised rows and what every channel was multiplied by."""
+        standardized, scale = op(backend, "standardize_channels")(x, channels, eps)
+        return standardized, scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        """Keep the outputs."""
+        ctx.backend = inputs[1]
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    @_once
+    def backward(ctx: Any, grad: Tensor, _: Any) -> Gradients:
+        """What is left of the gradient when no channel's mean or variance can change."""
+        grad_x = op(ctx.backend, "standardize_channels_backward")(grad, *ctx.saved_tensors)
+        return grad_x, None, None, None
+
+
 class GramLoss(PositionalFunction):
     """`gram_loss` with the gradient to x."""
 

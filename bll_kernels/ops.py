@@ -21,6 +21,7 @@ from bll_kernels.backends import (
     reference_gram,
     reference_pool,
     reference_softmax,
+    reference_standardize,
     triton,
 )
 from bll_kernels.backends.pooled import composed
@@ -162,6 +163,16 @@ def _fake_grid_pool_backward(grad: Tensor, x: Tensor, kind: str, grid: int) -> T
     return torch.empty_like(x)
 
 
+def _fake_standardize_channels(x: Tensor, channels: int, eps: float) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty((channels,))
+
+
+def _fake_standardize_channels_backward(
+    grad: Tensor, standardized: Tensor, scale: Tensor
+) -> Tensor:
+    return standardized.new_empty(standardized.shape)
+
+
 _FAKES: Final[dict[str, Callable[..., Any]]] = {
     "pair_loss": _fake_pair_loss,
     "pair_loss_backward": _fake_pair_loss_backward,
@@ -179,6 +190,8 @@ _FAKES: Final[dict[str, Callable[..., Any]]] = {
     "class_means_backward": _fake_class_means_backward,
     "grid_pool": _fake_grid_pool,
     "grid_pool_backward": _fake_grid_pool_backward,
+    "standardize_channels": _fake_standardize_channels,
+    "standardize_channels_backward": _fake_standardize_channels_backward,
 }
 
 
@@ -194,6 +207,7 @@ _REFERENCE_MODULES: Final = {
     "gram_loss": reference_gram,
     "class_means": reference_gram,
     "grid_pool": reference_pool,
+    "standardize_channels": reference_standardize,
 }
 
 #: Real devices only: the Meta key belongs to the fake kernels.
@@ -232,6 +246,7 @@ _TRITON_MODULES: Final = {
     "gram_loss": "gram",
     "class_means": "means",
     "grid_pool": "pool",
+    "standardize_channels": "standardize",
 }
 
 

@@ -36,6 +36,8 @@ SCHEMAS: Final = {
     "class_means_backward": "(Tensor grad, Tensor labels, Tensor counts) -> Tensor",
     "grid_pool": "(Tensor x, str kind, int grid) -> Tensor",
     "grid_pool_backward": "(Tensor grad, Tensor x, str kind, int grid) -> Tensor",
+    "standardize_channels": "(Tensor x, int channels, float eps) -> (Tensor, Tensor)",
+    "standardize_channels_backward": "(Tensor grad, Tensor standardized, Tensor scale) -> Tensor",
 }
 
 #: Ops that only the CUDA library has: what CPU tensors get from torch itself.

@@ -260,3 +260,11 @@ def grid_pool(x: Tensor, kind: str, grid: int) -> Tensor:
         for j in range(grid)
     ]
     return torch.stack(cells, -1).flatten(1)
+
+
+def standardize(x: Tensor) -> Tensor:
+    """Channels of [B, C, ...] with mean 0 and variance 1 over everything else."""
+    others = (0, *range(2, x.dim()))
+    mean = x.mean(others, keepdim=True)
+    variance = ((x - mean) ** 2).mean(others, keepdim=True)
+    return (x - mean) / (variance + 1e-5).sqrt()

@@ -65,8 +65,12 @@ def means(x: Any = A, labels: Any = LABELS, num_classes: Any = 5, **options: Any
     return bk.class_means(x, labels, num_classes, **options)
 
 
-def pool(x: Any = MAP, kind: Any = "mean", grid: Any = 2) -> Any:
-    return bk.grid_pool(x, kind, grid)
+def pool(x: Any = MAP, kind: Any = "mean", grid: Any = 2, **options: Any) -> Any:
+    return bk.grid_pool(x, kind, grid, **options)
+
+
+def standard(x: Any = A) -> Any:
+    return bk.standardize_channels(x)
 
 
 #: (call, arguments, exception, words its message must hold: the argument, expected, got)
@@ -212,6 +216,16 @@ CASES: list[tuple[Callable[..., Any], dict[str, Any], type[Exception], tuple[str
     (pool, {"kind": "median"}, ValueError, ("kind:", "max", "'median'")),
     (pool, {"grid": True}, TypeError, ("grid:", "integer", "bool")),
     (pool, {"grid": -1}, ValueError, ("grid:", "1", "-1")),
+    (pool, {"standardize": "yes"}, TypeError, ("standardize:", "bool", "str")),
+    (
+        pool,
+        {"x": MAP[:1], "grid": 1, "standardize": True},
+        ValueError,
+        ("standardize:", "two values", "one"),
+    ),
+    (standard, {"x": A[0]}, ValueError, ("x:", "[B, C, ...]", "(4,)")),
+    (standard, {"x": A.long()}, TypeError, ("x:", "float32", "int64")),
+    (standard, {"x": A[:1]}, ValueError, ("standardize:", "two values", "one")),
 ]
 
 

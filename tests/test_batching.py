@@ -118,3 +118,7 @@ def test_other_ops_are_called_for_each_member(backend: str) -> None:
     maps = torch.randn(MEMBERS, 2, 3, 4, 4)
     pooled = vmap(lambda x: pool(x, "mean", 2))(maps)
     assert torch.equal(pooled, torch.stack([pool(x, "mean", 2) for x in maps]))
+    standard = op(backend, "standardize_channels")
+    rows = torch.randn(MEMBERS, 5, 6)
+    found = vmap(lambda x: standard(x, 3, 1e-5)[0])(rows)
+    assert torch.equal(found, torch.stack([standard(x, 3, 1e-5)[0] for x in rows]))

@@ -234,6 +234,32 @@ def test_max_pooling_meets_nan(isa, channels_last):
     assert np.flatnonzero(slope).tolist() == [1, 7, 13, 15]
 
 
+@pytest.mark.parametrize("shape", [(5, 3, 4), (40, 70, 1), (3, 2, 600)], ids=str)
+def test_standardised_channels(isa, shape):
+    rng = np.random.default_rng(9)
+    x = torch.tensor(rng.normal(2, 3, shape), requires_grad=True)
+    upstream = torch.tensor(rng.normal(size=shape))
+    variance, mean = torch.var_mean(x, (0, 2), correction=0, keepdim=True)
+    want = (x - mean) / (variance + 0.1).sqrt()
+    (slope,) = torch.autograd.grad(want, x, upstream)
+    for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 2e-5)):
+        got, scale = core.standardize_channels(x.detach().numpy().astype(dtype), eps=0.1)
+        np.testing.assert_allclose(got, want.detach(), rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(
+            scale, (variance.detach().flatten() + 0.1).rsqrt(), rtol=tolerance
+        )
+        grad = core.standardize_channels_backward(upstream.numpy().astype(dtype), got, scale)
+        np.testing.assert_allclose(grad, slope, rtol=tolerance, atol=tolerance)
+    with pytest.raises(ValueError, match=r"^x: expected \[rows, channels, cells\]"):
+        core.standardize_channels(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"^x: expected at least one number"):
+        core.standardize_channels(np.zeros((0, 3, 1)))
+    with pytest.raises(TypeError, match=r"^x: expected float64 or float32"):
+        core.standardize_channels(np.zeros((2, 3, 1), np.float16))
+    with pytest.raises(ValueError, match=r"^scale: "):
+        core.standardize_channels_backward(grad, got, scale[:1])
+
+
 def test_nothing_in_nothing_out(isa):
     empty, table = np.zeros((0, 5), np.float32), np.ones((3, 5), np.float32)
     labels = np.zeros(0, np.int64)

@@ -62,6 +62,10 @@ def samples() -> list[tuple[str, tuple[Any, ...]]]:
         up = torch.randn(2, 3 * grid * grid, dtype=accumulate)
         found.append(("grid_pool", (x, kind, grid)))
         found.append(("grid_pool_backward", (up, x, kind, grid)))
+        cells = torch.randn(5, 3 * (1 + i % 3), dtype=accumulate)
+        found.append(("standardize_channels", (cells, 3, 1e-5)))
+        back = (torch.randn_like(cells), cells, torch.rand(3, dtype=accumulate))
+        found.append(("standardize_channels_backward", back))
         read_out = make_class("gaussian", batch=(2,), width=3 * grid * grid, dtype=dtype)
         read = (read_out.table, read_out.labels, bias, None, "gaussian", 1.0, False, 1.5)
         asked = (i % 3 != 0, i % 2 == 0, i % 4 != 1, bias is not None)
@@ -130,10 +134,12 @@ def step(x: Tensor, table: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
 
 def pooled_step(x: Tensor, table: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     """The same over pooled maps."""
-    return tuple(
+    pooled = [
         bk.class_evidence_loss(x, table, labels, "gaussian", pool=(kind, 2))
         for kind in ("mean", "max", "std")
-    )
+    ]
+    cells = bk.grid_pool(x, "mean", 2, standardize=True)
+    return (*pooled, bk.class_evidence_loss(cells, table, labels, "gaussian"))
 
 
 def gradients(
@@ -180,7 +186,13 @@ def test_compiled_twins(backend: str, loss: str) -> None:
 
 def test_backend_for_tells_what_will_run(backend: str) -> None:
     x = torch.randn(3, 4)
-    for function in ("posterior_kl", "class_evidence_loss", "linear_cross_entropy", "grid_pool"):
+    for function in (
+        "posterior_kl",
+        "class_evidence_loss",
+        "linear_cross_entropy",
+        "grid_pool",
+        "standardize_channels",
+    ):
         assert bk.backend_for(function, x) == backend
     with torch.profiler.profile() as profile:
         bk.posterior_kl(x, x, "bernoulli")

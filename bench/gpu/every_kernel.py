@@ -58,6 +58,9 @@ def map_calls(dtype: torch.dtype) -> Iterator[str]:
             leaf = maps.detach().requires_grad_()
             bk.grid_pool(leaf, kind, 2).sum().backward()
             yield f"pool {kind} {dtype}"
+        leaf = maps.detach().requires_grad_()
+        bk.grid_pool(leaf, "mean", 2, standardize=True).square().sum().backward()
+        yield f"standardised pool {dtype}"
         for grid in (1, 2, 3):
             table, labels = latents("gaussian", 5, 8 * grid * grid, dtype), torch.arange(3).cuda()
             for compact in (False, True):
@@ -75,6 +78,9 @@ def batch_calls(dtype: torch.dtype) -> Iterator[str]:
     bk.gram_loss_value_and_grad(x, torch.randn(37, 9, device="cuda").to(dtype))
     leaf = x.detach().requires_grad_()
     bk.class_means(leaf, labels, 4)[0].sum().backward()
+    # More rows than one block takes.
+    leaf = torch.randn(2100, 40, device="cuda").to(dtype).requires_grad_()
+    bk.standardize_channels(leaf).square().sum().backward()
     yield f"batch {dtype}"
 
 

@@ -12,6 +12,7 @@ import torch
 import bll_kernels as bk
 from bench.gpu.cases import Case, Form, Inputs, cases
 from bench.gpu.forms import MODES
+from bench.gpu.map_cases import map_cases
 from bench.gpu.record import Record, device_state
 from bench.gpu.step_cases import step_cases
 from bench.gpu.timing import ROUNDS, Call, CudaTimer, HostTimer, Timer
@@ -136,7 +137,7 @@ def run(
         NotMeasured: an entry failed, missed its accuracy gate, or was impossibly fast.
     """
     limits = Limits(timer, device)
-    every = [*cases(device, tiny), *step_cases(device, tiny)]
+    every = [*cases(device, tiny), *step_cases(device, tiny), *map_cases(device, tiny)]
     chosen = [case for case in every if full or case.quick]
     wrong, left = [], 0
     for case in chosen:

@@ -55,7 +55,8 @@ CUDA_DTYPES: Final = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
 #: What that library has kernels for, whether it could be loaded or not: op -> dtypes.
 CUDA_OPS: Final = dict.fromkeys(
-    ("pair_loss", "class_loss", "gram_loss", "class_means", "grid_pool"), CUDA_DTYPES
+    ("pair_loss", "class_loss", "gram_loss", "class_means", "grid_pool", "standardize_channels"),
+    CUDA_DTYPES,
 )
 
 #: Families that its class loss has kernels for, and the most classes of one call.

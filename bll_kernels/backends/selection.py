@@ -28,6 +28,7 @@ FUNCTIONS: Final = {
     "gram_loss": "gram_loss",
     "class_means": "class_means",
     "grid_pool": "grid_pool",
+    "standardize_channels": "standardize_channels",
 }
 
 #: Device types on which a backend has what only the CUDA library has kernels for.

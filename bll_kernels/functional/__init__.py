@@ -31,6 +31,7 @@ from bll_kernels.functional.pair_grad import (
     posterior_kl_value_and_grad,
 )
 from bll_kernels.functional.pooling import grid_pool
+from bll_kernels.functional.standardize import standardize_channels
 
 __all__ = [
     "class_evidence_loss",
@@ -45,4 +46,5 @@ __all__ = [
     "linear_cross_entropy_value_and_grad",
     "posterior_kl",
     "posterior_kl_value_and_grad",
+    "standardize_channels",
 ]

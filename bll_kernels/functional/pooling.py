@@ -11,6 +11,7 @@ from bll_kernels.autograd import GridPool
 from bll_kernels.backends.selection import fused_pool_backend, reads_whole, select
 from bll_kernels.families import FORMULAS, Family
 from bll_kernels.functional import checks
+from bll_kernels.functional.standardize import standardize_rows
 from bll_kernels.ops import op
 from bll_kernels.spec import accumulate_dtype
 
@@ -111,7 +112,7 @@ def beside_pooled(x: Tensor, a: Tensor, widened: bool) -> Tensor:
     return x.to(a.dtype) if widened and x.dtype != a.dtype else x
 
 
-def grid_pool(x: Tensor, kind: str, grid: int) -> Tensor:
+def grid_pool(x: Tensor, kind: str, grid: int, *, standardize: bool = False) -> Tensor:
     """Pool a map to a `grid` x `grid` grid per channel; one read of the map.
 
     Cells are those of `torch.nn.functional.adaptive_avg_pool2d`: cell i spans
@@ -122,6 +123,8 @@ def grid_pool(x: Tensor, kind: str, grid: int) -> Tensor:
         kind: ``"mean"``; ``"max"`` (the first of equal maxima gets the gradient); ``"std"``
             (unbiased; 0 with zero gradient for constant and one-pixel cells).
         grid: cells per side, at least 1.
+        standardize: bring every channel's cells to mean 0 and variance 1 over the batch, as
+            `standardize_channels` does.
 
     Returns:
         [B, C * grid * grid], float32 (float64 for float64), latents ordered (C, g, g).
@@ -132,4 +135,8 @@ def grid_pool(x: Tensor, kind: str, grid: int) -> Tensor:
     """
     checks.check_pool_arguments(kind, grid)
     checks.check_map("x", x)
-    return pool_map(x, kind, grid, select(x.device.type, x.dtype, "grid_pool"))
+    checks.check_flag("standardize", standardize)
+    if standardize and reads_whole(x, kind, grid):
+        return standardize_rows(x.flatten(1).to(accumulate_dtype(x.dtype)), x.shape[1])
+    cells = pool_map(x, kind, grid, select(x.device.type, x.dtype, "grid_pool"))
+    return standardize_rows(cells, x.shape[1]) if standardize else cells

@@ -97,6 +97,23 @@ struct PoolArgs {
 void grid_pool_forward(const PoolArgs& args, ParallelFor parallel_for);
 void grid_pool_backward(const PoolArgs& args, ParallelFor parallel_for);
 
+// Rows [rows, channels, cells] with every channel at mean 0 and variance 1 over rows and cells, as
+// batch normalisation does (docs/method.md section 3), and the gradient to what they were made of.
+// At least one value to each channel.
+struct StandardizeArgs {
+  DType dtype;  // kFloat64 or kFloat32, of everything
+  int64_t rows, channels, cells;
+  double eps;               // forward: added to the variance
+  const void* x;            // forward
+  const void* grad;         // backward: gradient of what the forward pass wrote,
+  const void* standard;     // that itself,
+  const void* known_scale;  // and its scale
+  void* out;                // forward: the standardised rows; backward: the gradient of x
+  void* scale;              // forward: [channels], what x - mean was multiplied by
+};
+void standardize_forward(const StandardizeArgs& args, ParallelFor parallel_for);
+void standardize_backward(const StandardizeArgs& args, ParallelFor parallel_for);
+
 // Mean over j of (S_ij - T_ij)^2 for every row i, S the cosine Gram matrix of the rows of x
 // (docs/method.md). T is `same` for equal labels and `other` for different ones where labels are
 // given, and the Gram matrix of `vectors` where those are.

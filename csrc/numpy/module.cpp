@@ -6,6 +6,7 @@
 #include "numpy/gram.h"
 #include "numpy/options.h"
 #include "numpy/pair.h"
+#include "numpy/standardize.h"
 
 namespace bll::door {
 
@@ -182,6 +183,7 @@ PYBIND11_MODULE(_core, m) {
         arg("grad"), arg("x"), arg("kind"), arg("grid"), py::kw_only(),
         arg("channels_last") = false);
   bind_gram(m, parallel_for);
+  bind_standardize(m, parallel_for);
   m.def("families", [] { return names(cpu::kFamilyNames); }, "Names of the families.");
   m.def("losses", [] { return names(cpu::kLossNames); }, "Names of the pair losses.");
   m.def(

@@ -37,6 +37,14 @@ void grid_pool_backward(const cpu::PoolArgs& args, const Tensor&) {
   cpu::grid_pool_backward(args, parallel_for);
 }
 
+void standardize_forward(const cpu::StandardizeArgs& args, const Tensor&) {
+  cpu::standardize_forward(args, parallel_for);
+}
+
+void standardize_backward(const cpu::StandardizeArgs& args, const Tensor&) {
+  cpu::standardize_backward(args, parallel_for);
+}
+
 void gram_loss(const cpu::GramArgs& args, const Tensor&) { cpu::gram_loss(args, parallel_for); }
 
 void class_means(const cpu::ClassMeansArgs& args, const Tensor&) {

@@ -47,6 +47,8 @@ void class_loss_backward(const cpu::ClassArgs& args, const torch::stable::Tensor
 void class_loss_both(const cpu::ClassArgs& args, const torch::stable::Tensor& like);
 void grid_pool_forward(const cpu::PoolArgs& args, const torch::stable::Tensor& like);
 void grid_pool_backward(const cpu::PoolArgs& args, const torch::stable::Tensor& like);
+void standardize_forward(const cpu::StandardizeArgs& args, const torch::stable::Tensor& like);
+void standardize_backward(const cpu::StandardizeArgs& args, const torch::stable::Tensor& like);
 void gram_loss(const cpu::GramArgs& args, const torch::stable::Tensor& like);
 void class_means(const cpu::ClassMeansArgs& args, const torch::stable::Tensor& like);
 void class_means_backward(const cpu::ClassMeansGradArgs& args, const torch::stable::Tensor& like);

@@ -189,18 +189,21 @@ def standardized(feature: Tensor, pool: Pool | None, over: str) -> tuple[Tensor,
     """
     if over == "none" or (over == "channels" and pool is None):
         return feature, pool
-    rows = feature if pool is None else _cells(feature, pool)
     if over == "sample":
+        rows = feature if pool is None else _cells(feature, pool)
         return F.layer_norm(rows, rows.shape[-1:]), None
     refuse_surrounding_weight(f"standardize={over!r}")
-    values = rows.flatten(0, -2) if pool is None else rows.unflatten(1, (feature.shape[1], -1))
-    if values.numel() == values.shape[1]:
+    values = feature[..., 0].numel() if pool is None else len(feature) * pool[1] ** 2
+    if values == 1:
         one = "latent" if pool is None else "channel"
         raise ValueError(
             f"standardize: {over!r} needs two values or more of each {one}, got one; 'sample' and "
             "'none' take any batch"
         )
-    return F.batch_norm(values, None, None, training=True).reshape(rows.shape), None
+    if pool is not None:
+        return bll_kernels.grid_pool(feature, *pool, standardize=True), None
+    rows = bll_kernels.standardize_channels(feature.flatten(0, -2))
+    return rows.reshape(feature.shape), None
 
 
 def _cells(feature: Tensor, pool: Pool) -> Tensor:

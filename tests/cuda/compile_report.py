@@ -26,6 +26,7 @@ TEMPLATES = (
     *("group_table", "group_table_long"),
     *("pool_planes", "pool_pixels", "class_rows", "class_table", "pooled_class"),
     *("gram_tiles", "class_means_kernel", "softmax_rows_kernel", "optim_update_kernel"),
+    "standardize_kernel",
 )
 
 

@@ -12,6 +12,7 @@
 #include "cuda/pool.h"
 #include "cuda/pooled.h"
 #include "cuda/softmax.h"
+#include "cuda/standardize.h"
 #include "emulator.h"
 #include "torch/device.h"
 #include "torch/rows.h"
@@ -153,6 +154,35 @@ void grid_pool_backward(const cpu::PoolArgs& given, const Tensor& like) {
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
   grad.finish("the gradient of the map");
   memory.finish("the workspace");
+}
+
+namespace {
+
+void standardize(const cpu::StandardizeArgs& given, const Tensor& like,
+                 decltype(cuda::standardize_forward)* door) {
+  cpu::StandardizeArgs args = given;
+  const size_t workspace = cuda::standardize_workspace(args, machine);
+  const Tensor scratch = new_empty(like, {static_cast<int64_t>(workspace) + 16}, ScalarType::Byte);
+  const Guarded out(args.out, args.rows * args.channels * args.cells * sizeof(float));
+  const Guarded scale(args.scale, args.channels * sizeof(float));
+  const Guarded memory(scratch.mutable_data_ptr(), workspace);
+  args.out = out.data();
+  args.scale = scale.data();
+  const cudaError_t error = door(args, machine, memory.data(), nullptr);
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
+  out.finish("the standardised rows");
+  scale.finish("the scale");
+  memory.finish("the workspace");
+}
+
+}  // namespace
+
+void standardize_forward(const cpu::StandardizeArgs& args, const Tensor& like) {
+  standardize(args, like, cuda::standardize_forward);
+}
+
+void standardize_backward(const cpu::StandardizeArgs& args, const Tensor& like) {
+  standardize(args, like, cuda::standardize_backward);
 }
 
 void gram_loss(const cpu::GramArgs& given, const Tensor& like) {

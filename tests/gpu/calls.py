@@ -111,6 +111,25 @@ def means(dtype: torch.dtype) -> Call:
     return Call("class means", (x, labels), lambda x, labels: bk.class_means(x, labels, 8))
 
 
+def standardized(dtype: torch.dtype) -> Call:
+    """Channels of a pooled map, and of rows long enough for sections, with their gradients."""
+    x = torch.randn(9, 5, 8, 8, device="cuda").to(dtype)
+    rows = torch.randn(2100, 40, device="cuda").to(dtype)
+
+    def run(x: Tensor, rows: Tensor) -> Values:
+        found: list[Tensor] = []
+        for leaf in (x.detach().requires_grad_(), rows.detach().requires_grad_()):
+            if leaf.dim() == 4:
+                value = bk.grid_pool(leaf, "mean", 2, standardize=True)
+            else:
+                value = bk.standardize_channels(leaf)
+            upstream = torch.linspace(-1, 1, value.numel(), device=value.device)
+            found += [value.detach(), *torch.autograd.grad(value, leaf, upstream.view_as(value))]
+        return tuple(found)
+
+    return Call("standardised", (x, rows), run)
+
+
 def every_call(backend: str, dtype: torch.dtype = torch.float32) -> list[Call]:
     """All that a backend has kernels for."""
     found = [pair(f, 65, 300, dtype, labelled) for f in FORMULAS for labelled in (False, True)]
@@ -118,7 +137,7 @@ def every_call(backend: str, dtype: torch.dtype = torch.float32) -> list[Call]:
     found += [
         pooled(kind, dtype, last) for kind in ("mean", "max", "std") for last in (False, True)
     ]
-    found += [many_classes(dtype), gram(dtype), means(dtype)]
+    found += [many_classes(dtype), gram(dtype), means(dtype), standardized(dtype)]
     return [call for call in found if _served(call)]
 
 

@@ -34,6 +34,7 @@ from bll_kernels.backends.triton import (
     reduce_kernels,
     score_kernels,
     softmax_kernels,
+    standardize_kernels,
     table_kernels,
 )
 
@@ -88,7 +89,7 @@ def test_every_kernel_is_in_the_report() -> None:
     names = {launched.kernel.__name__ for _, found in cases(False) for launched in found}
     modules = (
         pair_kernels, group_kernels, class_kernels, gram_kernels, mean_kernels, pool_kernels,
-        softmax_kernels, reduce_kernels, score_kernels, table_kernels,
+        softmax_kernels, reduce_kernels, score_kernels, table_kernels, standardize_kernels,
     )  # fmt: skip
     takes = {
         name

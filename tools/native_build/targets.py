@@ -14,7 +14,7 @@ CSRC = Path("csrc")
 # The stable ABI of the floor release: one binary loads in every later torch.
 TORCH_TARGET = "0x020b000000000000"
 #: Sources of csrc/torch that the CUDA library is made of too.
-SHARED_WITH_CUDA = ("class", "gram", "options", "pair", "pool", "rows")
+SHARED_WITH_CUDA = ("class", "gram", "options", "pair", "pool", "rows", "standardize")
 
 
 class Needs(NamedTuple):

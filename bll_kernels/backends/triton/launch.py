@@ -185,3 +185,19 @@ def spread_tile(pixels: int, channels_last: bool) -> Tile:
     """Planes and pixels of one program of the pooling gradient."""
     columns = min(power_of_two(pixels), 16 if channels_last else 256)
     return Tile(ELEMENTS // columns if not channels_last else 64, columns, 4)
+
+
+class ChannelTile(NamedTuple):
+    """A tile of rows, channels and cells of a channel, and its warps."""
+
+    rows: int
+    group: int
+    cells: int
+    warps: int
+
+
+def channel_tile(cells: int) -> ChannelTile:
+    """Tile of standardised channels of `cells` numbers a row; loads run along a row."""
+    columns = min(power_of_two(cells), 256)
+    group = max(1, 32 // columns)
+    return ChannelTile(2 * ELEMENTS // (group * columns), group, columns, 4)

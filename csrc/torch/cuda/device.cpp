@@ -12,6 +12,7 @@
 #include "cuda/pool.h"
 #include "cuda/pooled.h"
 #include "cuda/softmax.h"
+#include "cuda/standardize.h"
 #include "torch/rows.h"
 
 // Declared by torch's headers for CUDA builds of torch only; this library is built with any.
@@ -113,6 +114,20 @@ void grid_pool_backward(const cpu::PoolArgs& args, const Tensor& like) {
   const Launch launch(like);
   const Tensor workspace = scratch(like, cuda::pool_workspace(args));
   check(cuda::grid_pool_backward(args, workspace.mutable_data_ptr(), launch.stream()));
+}
+
+void standardize_forward(const cpu::StandardizeArgs& args, const Tensor& like) {
+  const Launch launch(like);
+  const Tensor workspace = scratch(like, cuda::standardize_workspace(args, launch.device()));
+  check(cuda::standardize_forward(args, launch.device(), workspace.mutable_data_ptr(),
+                                  launch.stream()));
+}
+
+void standardize_backward(const cpu::StandardizeArgs& args, const Tensor& like) {
+  const Launch launch(like);
+  const Tensor workspace = scratch(like, cuda::standardize_workspace(args, launch.device()));
+  check(cuda::standardize_backward(args, launch.device(), workspace.mutable_data_ptr(),
+                                   launch.stream()));
 }
 
 void gram_loss(const cpu::GramArgs& args, const Tensor& like) {

@@ -54,6 +54,15 @@ def means_bytes(rows: int, latents: int, classes: int, itemsize: int) -> int:
     return (rows + classes) * latents * itemsize
 
 
+def standardized_map_bytes(map_elements: int, cells: int, itemsize: int) -> int:
+    """Bytes of pooling, standardising and the way back.
+
+    Read the map, write its gradient; cells, float32, are written, read, written standardised, read
+    beside their gradient, and the gradient of the cells is written and read.
+    """
+    return 2 * map_elements * itemsize + 7 * 4 * cells
+
+
 def gram_flops(rows: int, latents: int) -> int:
     """Multiplications and additions of a Gram loss: the products of all rows, and their pull."""
     return 4 * rows * rows * latents
