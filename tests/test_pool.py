@@ -65,6 +65,13 @@ def test_any_size(backend: str, kind: str, memory: str, size: tuple[int, int]) -
 
 
 @every_kind
+def test_rows_of_many_channels(backend: str, kind: str) -> None:
+    """More than the first-level cache holds of a row of channels-last pixels."""
+    for grid in (1, 3):
+        check_pool(torch.randn(1, 290, 4, 31).to(memory_format=torch.channels_last), kind, grid)
+
+
+@every_kind
 def test_gradient_has_the_memory_layout_of_the_map(backend: str, kind: str) -> None:
     for memory in MEMORY.values():
         x = torch.randn(2, 3, 6, 6).to(memory_format=memory)

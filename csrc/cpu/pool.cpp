@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/pool_pixels.h"
+#include "cpu/pool_rows.h"
 
 namespace bll::cpu {
 
@@ -18,13 +19,14 @@ const PoolTable& pool_table() {
 
 int64_t work_items(const PoolArgs& args) {
   if (!args.channels_last) return args.batch * args.channels;
+  if (takes_rows(args)) return args.batch;
   return args.batch * ((args.channels + kChannelTile - 1) / kChannelTile);
 }
 
 // Enough pixels per piece to pay for waking a thread.
 int64_t grain(const PoolArgs& args) {
-  const int64_t channels = args.channels_last ? std::min(kChannelTile, args.channels) : 1;
-  const int64_t item = std::max<int64_t>(args.height * args.width * channels, 1);
+  const int64_t pixels = args.batch * args.channels * args.height * args.width;
+  const int64_t item = std::max<int64_t>(pixels / std::max<int64_t>(work_items(args), 1), 1);
   return std::max<int64_t>(32768 / item, 1);
 }
 

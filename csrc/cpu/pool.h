@@ -6,7 +6,8 @@
 
 namespace bll::cpu {
 
-// Work items: planes of a channels-first map, tiles of channels of an image of a channels-last one.
+// Work items: planes of a channels-first map, tiles of channels of an image of a channels-last one,
+// or its images where takes_rows (cpu/pool_rows.h) says so.
 struct PoolTable {
   void (*forward)(const PoolArgs& args, int64_t begin, int64_t end);
   void (*backward)(const PoolArgs& args, int64_t begin, int64_t end);

@@ -171,9 +171,11 @@ void check_odd(Pool kind, bool last, double odd) {
 }  // namespace
 
 int main() {
-  const MapShape shapes[] = {{2, 3, 8, 8, 4},   {1, 70, 7, 5, 4}, {2, 5, 9, 16, 2},
-                             {1, 2, 33, 31, 1}, {3, 65, 4, 4, 2}, {1, 4, 2, 3, 4},
-                             {1, 3, 1, 1, 1},   {0, 3, 4, 4, 2}};
+  const MapShape shapes[] = {{2, 3, 8, 8, 4},   {1, 70, 7, 5, 4},
+                             {2, 5, 9, 16, 2},  {1, 2, 33, 31, 1},
+                             {3, 65, 4, 4, 2},  {1, 4, 2, 3, 4},
+                             {1, 3, 1, 1, 1},   {0, 3, 4, 4, 2},
+                             {1, 300, 5, 30, 4}};  // longer rows than are added up whole
   for (int i = 0; i < isa_count(); ++i) {
     select_isa(isa_name(i));
     for (const Pool kind : {Pool::kMean, Pool::kMax, Pool::kStd}) {
