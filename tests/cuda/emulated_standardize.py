@@ -6,7 +6,7 @@ import pytest
 import torch
 from emulated import counts, cuda, emulation  # noqa: F401
 from test_pool import MEMORY
-from test_standardize_channels import check_standardized
+from test_standardize_channels import check_nonfinite, check_odd_inputs, check_standardized
 from tolerance import assert_same_bits
 
 import bll_kernels as bk
@@ -36,27 +36,10 @@ def test_rows_in_sections(shape: tuple[int, ...]) -> None:
     check_standardized(2 * torch.randn(shape) + 1)
 
 
-def test_far_means_strides_and_nothing() -> None:
-    check_standardized(1000 + 0.1 * torch.randn(50, 4, 6), offset=1e4)
-    base = torch.randn(6, 8, 10)
-    for x in (base[::2], base[:, ::2], base.transpose(0, 1)):
-        check_standardized(x)
-    for shape in ((0, 3), (4, 0), (4, 3, 0)):
-        x = torch.randn(shape, requires_grad=True)
-        (grad,) = torch.autograd.grad(bk.standardize_channels(x).sum(), x)
-        assert grad.shape == shape
-
-
-def test_nonfinite_numbers_stay_in_their_channel() -> None:
-    for shape in ((5, 4, 3), (2200, 4, 16)):
-        x = torch.randn(shape)
-        x[1, 1, 1], x[2, 2, 2] = torch.nan, torch.inf
-        x.requires_grad_()
-        got = bk.standardize_channels(x)
-        (grad,) = torch.autograd.grad(got.sum(), x)
-        for found in (got, grad):
-            assert torch.isnan(found[:, 1:3]).all()
-            assert torch.isfinite(found[:, ::3]).all()
+def test_odd_inputs() -> None:
+    check_odd_inputs()
+    check_nonfinite((5, 4, 3))
+    check_nonfinite((2200, 4, 16))
 
 
 @pytest.mark.parametrize("memory", MEMORY)
