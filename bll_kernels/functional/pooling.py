@@ -131,7 +131,8 @@ def grid_pool(x: Tensor, kind: str, grid: int, *, standardize: bool = False) -> 
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
-        ValueError: an argument of the wrong shape or value.
+        ValueError: an argument of the wrong shape or value; or one cell to a channel beside
+            `standardize`.
     """
     checks.check_pool_arguments(kind, grid)
     checks.check_map("x", x)
