@@ -10,6 +10,7 @@ from torch import Tensor
 
 import bll_kernels as bk
 from bll_kernels.families import FORMULAS
+from bll_kernels.ops import op
 
 Values = tuple[Tensor, ...]
 
@@ -111,20 +112,17 @@ def means(dtype: torch.dtype) -> Call:
     return Call("class means", (x, labels), lambda x, labels: bk.class_means(x, labels, 8))
 
 
-def standardized(dtype: torch.dtype) -> Call:
+def standardized(backend: str, dtype: torch.dtype) -> Call:
     """Channels of a pooled map, and of rows long enough for sections, with their gradients."""
     x = torch.randn(9, 5, 8, 8, device="cuda").to(dtype)
-    rows = torch.randn(2100, 40, device="cuda").to(dtype)
+    rows = torch.randn(2100, 40, device="cuda")
 
     def run(x: Tensor, rows: Tensor) -> Values:
         found: list[Tensor] = []
-        for leaf in (x.detach().requires_grad_(), rows.detach().requires_grad_()):
-            if leaf.dim() == 4:
-                value = bk.grid_pool(leaf, "mean", 2, standardize=True)
-            else:
-                value = bk.standardize_channels(leaf)
-            upstream = torch.linspace(-1, 1, value.numel(), device=value.device)
-            found += [value.detach(), *torch.autograd.grad(value, leaf, upstream.view_as(value))]
+        for given, channels in ((op(backend, "grid_pool")(x, "mean", 2), 5), (rows, 40)):
+            value, scale = op(backend, "standardize_channels")(given, channels, 1e-5)
+            grad = op(backend, "standardize_channels_backward")(value.square(), value, scale)
+            found += [value, scale, grad]
         return tuple(found)
 
     return Call("standardised", (x, rows), run)
@@ -137,7 +135,7 @@ def every_call(backend: str, dtype: torch.dtype = torch.float32) -> list[Call]:
     found += [
         pooled(kind, dtype, last) for kind in ("mean", "max", "std") for last in (False, True)
     ]
-    found += [many_classes(dtype), gram(dtype), means(dtype), standardized(dtype)]
+    found += [many_classes(dtype), gram(dtype), means(dtype), standardized(backend, dtype)]
     return [call for call in found if _served(call)]
 
 
