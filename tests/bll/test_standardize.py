@@ -74,6 +74,26 @@ def test_half_precision_learns(dtype, over):
     assert distance < 2e-2
 
 
+@pytest.mark.parametrize("over", ["none", "sample", "channels"])
+def test_chained_feedback_under_autocast(over):
+    """Its tables are of the half type, beside latents in float32."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3),
+        nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 3),
+    )  # fmt: skip
+    rule = bll.get_rule("bll", feedback="chained", standardize=over, pool=("mean", 3))
+    x, y = torch.randn(8, 1, 12, 12), torch.arange(8) % 3
+    bll.wrap(model, ["1", "3"], num_classes=3, rule=rule, example=x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = model(x, y=y)
+    narrow.loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    wide = model(x, y=y)
+    for name, loss in wide.block_losses.items():
+        torch.testing.assert_close(narrow.block_losses[name].float(), loss, rtol=0.05, atol=0.05)
+
+
 def test_one_value_of_a_latent_or_channel():
     vector, pixel = torch.randn(1, 5), torch.randn(1, 5, 1, 1)
     with pytest.raises(ValueError, match="standardize: 'batch' needs two values or more of each l"):

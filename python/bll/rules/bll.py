@@ -43,7 +43,7 @@ class BllRule(MessageRule):
         latents, pool = self._read(feature, pool)
         return bll_kernels.class_evidence_loss(
             latents,
-            table.rows(),
+            self._rows(table, latents),
             labels,
             self._family,
             bias=table.bias,

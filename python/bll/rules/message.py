@@ -128,6 +128,11 @@ class MessageRule(Rule):
             return feature * self.feature_gain, None
         return bll_kernels.grid_pool(feature, *pool) * self.feature_gain, None
 
+    def _rows(self, table: ClassTable | FeedbackBlock, latents: Tensor) -> Tensor:
+        """Messages of all classes; autocast narrows those of a feedback block below float32."""
+        rows = table.rows()
+        return rows.to(torch.promote_types(rows.dtype, latents.dtype))
+
     def _class_table(self, message: Message | None) -> ClassTable | FeedbackBlock:
         if not isinstance(message, (ClassTable, FeedbackBlock)):
             raise TypeError(
