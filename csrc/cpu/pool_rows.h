@@ -22,11 +22,11 @@ template <class T>
 struct RowWork {
   const PoolArgs& args;
   const Cells rows, columns;
-  const int64_t length;        // of a row: pixels times channels
-  int64_t covers = 1;          // most rows of cells that hold one row of pixels
-  std::vector<T> line, pixel;  // [width, channels]: sums of a band; a row of a map of a half type
-  std::vector<T> cells;        // [grid, channels]: one row of cells
-  std::vector<T> lines;  // gradient: what the last `covers` rows of cells give a row of pixels
+  const int64_t length;       // of a row: pixels times channels
+  int64_t covers = 1;         // most rows of cells that hold one row of pixels
+  std::vector<T> line, wide;  // [width, channels]: sums of a band; a row of a map of a half type
+  std::vector<T> cells;       // [grid, channels]: one row of cells
+  std::vector<T> lines;       // gradient: what the last `covers` rows of cells give a row of pixels
 
   explicit RowWork(const PoolArgs& pool)
       : args(pool),
@@ -34,7 +34,7 @@ struct RowWork {
         columns(pool.width, pool.grid),
         length(pool.width * pool.channels),
         line(length),
-        pixel(length),
+        wide(length),
         cells(pool.grid * pool.channels) {
     for (const auto& cover : rows.cover) covers = std::max(covers, cover.size());
     lines.resize(covers * length);
@@ -109,7 +109,7 @@ BLL_HD void pool_image(RowWork<T>& work, int64_t image) {
     const auto band = work.rows.cell[i];
     for (int64_t h = band.begin; h < band.end; ++h) {
       const int64_t at = work.offset(image, h);
-      const T* x = load_run<T>(args.map, args.dtype, at, work.length, work.pixel.data());
+      const T* x = load_run<T>(args.map, args.dtype, at, work.length, work.wide.data());
       add_run(x, work.length, h == band.begin, work.line.data());
     }
     cells_of_line(work, image, i);
