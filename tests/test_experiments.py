@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bll.data import load_dataset
 from tools.experiments import __main__ as driver
 from tools.experiments import images, page, pictures, plans, reversal
 from tools.experiments.table import Clock, Table, cell
@@ -39,7 +40,7 @@ def rows(path):
 @pytest.mark.parametrize("name", plans.NAMES)
 def test_runs_of_a_plan_differ_and_have_three_seeds(name):
     runs = {**plans.IMAGES, **plans.SEQUENCES}[name]()
-    key = images.KEY if name in plans.IMAGES else reversal.KEY
+    key = images.layout(name)[0] if name in plans.IMAGES else reversal.KEY
     keys = [tuple(cell(run[column]) for column in key) for run in runs]
     assert len(set(keys)) == len(keys)
     assert {run["seed"] for run in runs} == {0, 1, 2}
@@ -47,10 +48,8 @@ def test_runs_of_a_plan_differ_and_have_three_seeds(name):
 
 @pytest.mark.parametrize("name", plans.IMAGES)
 def test_options_of_a_plan_are_those_of_training(name):
-    from bll.training.options import new_config
-
     for run in plans.IMAGES[name]():
-        assert new_config(run).make_rule().name == run["rule"]
+        assert images.config_of(run).make_rule().name == run["rule"]
 
 
 def test_options_that_a_run_does_not_name_are_the_first_defaults():
@@ -90,6 +89,23 @@ def test_rows_do_not_depend_on_the_runs_before(tmp_path, monkeypatch):
     assert [row["seed"] for row in second] == ["1"] and len(both) == 2
     for column in ("test_accuracy", "train_loss"):
         assert both[1][column] == second[0][column]
+
+
+def test_a_reach_of_all_blocks_is_deep_supervision_and_of_none_local():
+    data = load_dataset("digits", [])
+    deep = {**SMALL, "blocks": 3, "rule": "bp-deepsup", "lr": 0.1, "optimizer": "sgd", "seed": 0}
+    losses = {
+        name: images.train(run, data)["train_loss"]
+        for name, run in {
+            "deep": deep, "all": {**deep, "reach": 2}, "one": {**deep, "reach": 1},
+            "local": {**deep, "rule": "bll"}, "none": {**deep, "reach": 0},
+        }.items()
+    }  # fmt: skip
+    assert losses["all"] == pytest.approx(losses["deep"], rel=1e-4)
+    assert losses["none"] == pytest.approx(losses["local"], rel=1e-4)
+    assert len({round(losses[name], 4) for name in ("all", "one", "none")}) == 3
+    with pytest.raises(ValueError, match="rule: expected one that cuts nothing, got 'bll'"):
+        images.train({**deep, "rule": "bll", "reach": 1}, data)
 
 
 def test_a_run_that_diverges_is_a_row(tmp_path, monkeypatch):

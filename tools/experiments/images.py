@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bll.data import ImageData
+from bll.training.config import TrainConfig
 from bll.training.options import new_config
 from bll.training.trainer import Trainer, TrainingError
 from tools.experiments.first_defaults import rule_options
+from tools.experiments.reach import ReachingTrainer
 
 KEY: Final = ("dataset", "model", "width", "rule", "rule_options", "blocks", "epochs", "lr", "seed")
 COLUMNS: Final = (
@@ -31,10 +33,14 @@ COLUMNS: Final = (
 )
 #: Where runs stop at an accuracy: what they took is the result.
 STOPPING: Final = ("to-accuracy",)
+#: Where losses reach into the blocks before their own.
+REACHING: Final = ("reach",)
 
 
 def layout(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Key and columns of an experiment's table."""
+    if name in REACHING:
+        return (*KEY, "reach"), (*KEY, "reach", *COLUMNS[len(KEY) :])
     if name not in STOPPING:
         return KEY, COLUMNS
     key = (*KEY, "stop_at")
@@ -53,6 +59,12 @@ class _Silent:
         """Nothing to say."""
 
 
+def config_of(run: Mapping[str, Any]) -> TrainConfig:
+    """The options of training that a run stands for."""
+    options = {name: value for name, value in run.items() if name != "reach"}
+    return new_config({**options, "rule_options": rule_options(run)})
+
+
 def train(run: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
     """Train once.
 
@@ -66,8 +78,9 @@ def train(run: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
     Raises:
         Diverged: The loss is not finite.
     """
-    config = new_config({**run, "rule_options": rule_options(run)})
-    trainer = Trainer(config, data)
+    config = config_of(run)
+    reaching = "reach" in run
+    trainer = ReachingTrainer(config, data, run["reach"]) if reaching else Trainer(config, data)
     try:
         trainer.run(_Silent(), lambda: False)
     except TrainingError as error:
@@ -76,7 +89,7 @@ def train(run: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
     own = [p.numel() for n, p in trainer.model.named_parameters() if not n.startswith("bll.")]
     return {
         **record,
-        **{name: run.get(name) for name in KEY},
+        **{name: run.get(name) for name in (*KEY, "reach")},
         "family": trainer.family or "",
         "train_images": len(data.train_labels),
         "params": sum(own),

@@ -148,6 +148,14 @@ def _cifar() -> list[dict[str, Any]]:
     return _runs(base, [_FORMS[0], *cuts, finest, *classifiers, *rules])
 
 
+def _reach() -> list[dict[str, Any]]:
+    """The eight blocks of `_cifar`, whose losses also train the block before, or not."""
+    base = RESNET | {"dataset": "cifar-10", "model": "resnet18", "lr": 5e-3, "epochs": 3}
+    options = {"family": "gaussian-precision:1.0", "pool": ["mean", 14], "standardize": "channels"}
+    form = {**_with("bp-deepsup", **options), "blocks": 8}
+    return _runs(base, [{**form, "reach": reach} for reach in (1, 0)])
+
+
 def _precision() -> list[dict[str, Any]]:
     """The precision of the default message, on the perceptron of docs/results.md."""
     taus = [_with("bll", family=f"gaussian-precision:{tau}") for tau in (1.0, 4.0, 16.0)]
@@ -225,6 +233,7 @@ IMAGES: Final = {
     "wide": _wide,
     "resnet18": _resnet18,
     "cifar": _cifar,
+    "reach": _reach,
     "precision": _precision,
     "shallow": _shallow,
     "to-accuracy": _to_accuracy,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from bll import contrast, wrap
+from bll import LocalOutput, contrast, wrap
 from bll.data import Augmentation, BatchSampler, ImageData, channel_statistics, to_splits
 from bll.executor import executor
 from bll.models import build_network
@@ -257,11 +257,14 @@ class Trainer:
             ):
                 out = self.model(images, y=labels)
             self.optimizer.zero_grad(set_to_none=True)
-            out.loss.backward()
+            self._backward(out)
             self.optimizer.step()
             loss, losses = out.loss, out.block_losses
         self.timer.stop()
         self.losses.add(loss, losses)
+
+    def _backward(self, out: LocalOutput) -> None:
+        out.loss.backward()
 
     def _set_rate(self, rate: float) -> None:
         """The learning rate of the next step.
