@@ -126,6 +126,12 @@ def _listed(name: str, *, ranked: bool = False) -> Callable[[Path], str]:
     return make
 
 
+def _reach(folder: Path) -> str:
+    found = groups(read_rows(folder / "reach.csv"), "reach")
+    lines = [[reach, _mean(runs), _cpu(runs)] for (reach,), runs in found.items()]
+    return _markdown(["blocks before its own", "mean (range)", "CPU s"], lines)
+
+
 def _reversal(folder: Path) -> str:
     keys = ("rule", "rule_options", "blocks", "lr")
     lines = []
@@ -187,6 +193,7 @@ TABLES: Final[dict[str, Callable[[Path], str]]] = {
     "wide": _listed("wide", ranked=True),
     "resnet18": _listed("resnet18", ranked=True),
     "cifar": _listed("cifar", ranked=True),
+    "reach": _reach,
     "precision": _listed("precision"),
     "shallow": _listed("shallow"),
     "reversal": _reversal,
