@@ -165,22 +165,23 @@ __global__ void __launch_bounds__(kThreads, 2) standardize_kernel(const Standard
   BLL_SHARED(Coefficients, of, kWarp);
   const Place place(v);
   const int64_t channel = place.first + threadIdx.x;
+  static_assert(sizeof(State) == kStandardizeState);
   State* partial = static_cast<State*>(v.partial);
+  const bool only_gathers = partial != nullptr && !v.applies;
   State found{};
   if (!v.applies) found = gather(v, place, shared);
   if (threadIdx.x < place.channels) {
     for (int s = 0; v.applies && s < v.sections; ++s) {
       found.merge(partial[s * v.channels + channel]);
     }
-    if (!v.applies && partial != nullptr) {
+    if (only_gathers) {
       partial[place.section * v.channels + channel] = found;
-      return;
+    } else {
+      of[threadIdx.x] = coefficients(v, found, channel);
+      if (v.scale != nullptr && place.section == 0) v.scale[channel] = of[threadIdx.x].factor;
     }
-    const Coefficients own = coefficients(v, found, channel);
-    of[threadIdx.x] = own;
-    if (v.scale != nullptr && place.section == 0) v.scale[channel] = own.factor;
   }
-  if (!v.applies && partial != nullptr) return;
+  if (only_gathers) return;
   __syncthreads();
   const int64_t mine = v.group == 1 ? 0 : place.lane / v.cells;
   if (mine < place.channels) apply(v, place, of[mine]);
