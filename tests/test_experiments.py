@@ -11,6 +11,7 @@ import torch
 from bll.data import load_dataset
 from tools.experiments import __main__ as driver
 from tools.experiments import images, page, pictures, plans, reversal
+from tools.experiments.mixing import MixingTrainer
 from tools.experiments.table import Clock, Table, cell
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,6 +107,82 @@ def test_a_reach_of_all_blocks_is_deep_supervision_and_of_none_local():
     assert len({round(losses[name], 4) for name in ("all", "one", "none")}) == 3
     with pytest.raises(ValueError, match="rule: expected one that cuts nothing, got 'bll'"):
         images.train({**deep, "rule": "bll", "reach": 1}, data)
+
+
+TINY_MAPS = {
+    "dataset": "digits", "model": "resnet10", "width": 2, "epochs": 1, "batch_size": 100,
+    "lr": 0.01, "blocks": 3, "rule": "bll", "seed": 0,
+    "rule_options": {"family": "gaussian-precision:2.0", "pool": ["mean", 4],
+                     "standardize": "channels"},
+}  # fmt: skip
+
+
+def test_mixing_hands_on_the_mean_of_the_posterior():
+    data = load_dataset("digits", [])
+    trainer = MixingTrainer(images.config_of(TINY_MAPS), data, 1.0)
+    handle = trainer.model.bll
+    with torch.no_grad():
+        for message in handle.messages:
+            message.table.normal_(generator=torch.Generator().manual_seed(1))
+    handed = []
+    trainer.end_block = lambda index, output: handed.append(output.detach()) or output.detach()
+    labels = trainer.train.labels[:20]
+    trainer._see_labels(trainer.model, (), {"y": labels})
+    feature = torch.randn(20, 2, 4, 4, generator=torch.Generator().manual_seed(2)) * 3 + 5
+    mixed = trainer._end_block(0, feature).double()
+
+    mean, std = feature.double().mean((0, 2, 3)), feature.double().var((0, 2, 3), correction=0)
+    std = (std + 1e-5).sqrt()[:, None, None]
+    own = (feature.double() - mean[:, None, None]) / std
+    message = handle.messages[0].table.detach()[labels].double().view(20, 2, 4, 4)
+    expected = (own + 2.0 * message) / 3.0 * std + mean[:, None, None]
+    torch.testing.assert_close(mixed, expected, rtol=1e-5, atol=1e-5)
+    trainer.mixing = 0.0
+    assert torch.equal(trainer._end_block(0, feature), feature)
+
+
+def test_mixing_draws_ever_fewer_samples_and_no_share_is_the_rule():
+    data = load_dataset("digits", [])
+    seen = []
+
+    class Counting(MixingTrainer):
+        def _mixed(self, index, output):
+            mixed = super()._mixed(index, output)
+            seen.append(float((mixed != output).flatten(1).any(1).float().mean()))
+            return mixed
+
+    trainer = Counting(images.config_of({**TINY_MAPS, "epochs": 2}), data, 1.0)
+    trainer.run(images._Silent(), lambda: False)
+    steps = 2 * trainer.steps_per_epoch
+    assert len(seen) == 2 * steps  # two borders, in training alone
+    assert seen[0] > 0.8 and 0 < seen[steps // 2] < 0.9 and not any(seen[steps:])
+    losses = [
+        images.train(run, data)["train_loss"]
+        for run in (TINY_MAPS, {**TINY_MAPS, "mixing": 0.0}, {**TINY_MAPS, "mixing": 0.5})
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    other = {**TINY_MAPS, "rule": "pred", "rule_options": {}, "mixing": 0.5}
+    with pytest.raises(ValueError, match="rule: expected"):
+        images.train(other, data)
+
+
+def test_a_family_for_each_block():
+    data = load_dataset("digits", [])
+    named = "gaussian-precision:2.0"
+    losses = [
+        images.train(run, data)["train_loss"]
+        for run in (
+            TINY_MAPS,
+            {**TINY_MAPS, "families": (named, named)},
+            {**TINY_MAPS, "families": ("bernoulli", named)},
+            {**TINY_MAPS, "families": (named, "bernoulli")},
+        )
+    ]
+    assert losses[0] == losses[1] and len(set(losses)) == 3
+    with pytest.raises(ValueError, match="families: expected 2, one for each block"):
+        images.train({**TINY_MAPS, "families": (named,)}, data)
+    with pytest.raises(ValueError, match="rule: expected bll, got 'pred'"):
+        images.train({**TINY_MAPS, "rule": "pred", "rule_options": {}, "families": ()}, data)
 
 
 def test_a_run_that_diverges_is_a_row(tmp_path, monkeypatch):

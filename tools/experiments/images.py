@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from bll.data import ImageData
 from bll.training.config import TrainConfig
 from bll.training.options import new_config
 from bll.training.trainer import Trainer, TrainingError
+from tools.experiments.families import FamiliesTrainer
 from tools.experiments.first_defaults import rule_options
+from tools.experiments.mixing import MixingTrainer
 from tools.experiments.reach import ReachingTrainer
 
 KEY: Final = ("dataset", "model", "width", "rule", "rule_options", "blocks", "epochs", "lr", "seed")
@@ -33,14 +35,18 @@ COLUMNS: Final = (
 )
 #: Where runs stop at an accuracy: what they took is the result.
 STOPPING: Final = ("to-accuracy",)
-#: Where losses reach into the blocks before their own.
-REACHING: Final = ("reach",)
+#: What trains in another way than `bll train`, by the column that tells its forms apart.
+TRAINERS: Final[dict[str, Callable[[TrainConfig, ImageData, Any], Trainer]]] = {
+    "reach": ReachingTrainer,
+    "mixing": MixingTrainer,
+    "families": FamiliesTrainer,
+}
 
 
 def layout(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Key and columns of an experiment's table."""
-    if name in REACHING:
-        return (*KEY, "reach"), (*KEY, "reach", *COLUMNS[len(KEY) :])
+    if name in TRAINERS:
+        return (*KEY, name), (*KEY, name, *COLUMNS[len(KEY) :])
     if name not in STOPPING:
         return KEY, COLUMNS
     key = (*KEY, "stop_at")
@@ -61,7 +67,7 @@ class _Silent:
 
 def config_of(run: Mapping[str, Any]) -> TrainConfig:
     """The options of training that a run stands for."""
-    options = {name: value for name, value in run.items() if name != "reach"}
+    options = {name: value for name, value in run.items() if name not in TRAINERS}
     return new_config({**options, "rule_options": rule_options(run)})
 
 
@@ -79,8 +85,9 @@ def train(run: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
         Diverged: The loss is not finite.
     """
     config = config_of(run)
-    reaching = "reach" in run
-    trainer = ReachingTrainer(config, data, run["reach"]) if reaching else Trainer(config, data)
+    trainer = next(
+        (make(config, data, run[name]) for name, make in TRAINERS.items() if name in run), None
+    ) or Trainer(config, data)
     try:
         trainer.run(_Silent(), lambda: False)
     except TrainingError as error:
@@ -89,7 +96,7 @@ def train(run: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
     own = [p.numel() for n, p in trainer.model.named_parameters() if not n.startswith("bll.")]
     return {
         **record,
-        **{name: run.get(name) for name in (*KEY, "reach")},
+        **{name: run.get(name) for name in (*KEY, *TRAINERS)},
         "family": trainer.family or "",
         "train_images": len(data.train_labels),
         "params": sum(own),

@@ -156,6 +156,31 @@ def _reach() -> list[dict[str, Any]]:
     return _runs(base, [{**form, "reach": reach} for reach in (1, 0)])
 
 
+_NARROW: Final = RESNET | {"dataset": "cifar-10", "lr": 5e-3, "epochs": 3}
+#: The default of `bll`, spelled out.
+_DEFAULT: Final = _with(
+    "bll", family="gaussian-precision:1.0", pool=["mean", 14], standardize="channels"
+)
+
+
+def _mixing() -> list[dict[str, Any]]:
+    """Samples that enter the next block as their posterior has it, ever fewer."""
+    return _runs(_NARROW | _DEFAULT, [{"mixing": share} for share in (0.0, 0.2, 0.5)])
+
+
+def _families() -> list[dict[str, Any]]:
+    """A family for each block: the default, and from the first block to the last."""
+    density, tilt, bits = "gaussian-precision:1.0", "gaussian", "bernoulli"
+    broad, sharp = "gaussian-precision:0.25", "gaussian-precision:4.0"
+    mixed = [
+        (density, density, density),
+        (tilt, density, density), (density, density, tilt),
+        (bits, density, density), (density, density, bits),
+        (broad, density, sharp), (sharp, density, broad),
+    ]  # fmt: skip
+    return _runs(_NARROW | _DEFAULT, [{"families": families} for families in mixed])
+
+
 def _precision() -> list[dict[str, Any]]:
     """The precision of the default message, on the perceptron of docs/results.md."""
     taus = [_with("bll", family=f"gaussian-precision:{tau}") for tau in (1.0, 4.0, 16.0)]
@@ -234,6 +259,8 @@ IMAGES: Final = {
     "resnet18": _resnet18,
     "cifar": _cifar,
     "reach": _reach,
+    "mixing": _mixing,
+    "families": _families,
     "precision": _precision,
     "shallow": _shallow,
     "to-accuracy": _to_accuracy,
