@@ -54,17 +54,18 @@ class _BlockOptimizer(Optimizer, ABC):
     ) -> tuple[Lists | None, list[Tensor]]:
         """What the kernel takes: the group's lists, and the gradients that are there."""
         given = [gradient for gradient in gradients if gradient is not None]
-        lists = self._lists.get(index)
-        if lists is not None and len(given) == len(gradients):
-            return lists, given
-        self._lists.pop(index, None)
         if not given:
             return None, given
-        parameters = self.param_groups[index]["params"]
-        some = [p for p, g in zip(parameters, gradients, strict=True) if g is not None]
-        lists = self._build(some, given, index)
-        if len(given) == len(gradients):
-            self._lists[index] = lists
+        missing: tuple[int, ...] = ()
+        if len(given) < len(gradients):
+            missing = tuple(at for at, gradient in enumerate(gradients) if gradient is None)
+        lists = self._lists.get(index)
+        # Lists of other parameters hold counters that are no longer those of the state.
+        if lists is None or lists.missing != missing:
+            parameters = self.param_groups[index]["params"]
+            some = [p for p, g in zip(parameters, gradients, strict=True) if g is not None]
+            lists = self._lists[index] = self._build(some, given, index)
+            lists.missing = missing
         return lists, given
 
     def _build(self, parameters: list[Tensor], gradients: list[Tensor], index: int) -> Lists:

@@ -14,7 +14,13 @@ from bll_kernels.ops import op
 
 
 class Lists:
-    """What the kernel of one group takes beside the gradients."""
+    """What the kernel of one group takes beside the gradients.
+
+    Attributes:
+        missing: Places in the group of the parameters that are left out.
+    """
+
+    missing: tuple[int, ...] = ()
 
     def __init__(self, parameters: list[Tensor], states: list[dict[str, Any]]) -> None:
         self.parameters = parameters
@@ -22,7 +28,12 @@ class Lists:
         self.second = [state["exp_avg_sq"] for state in states if "exp_avg_sq" in state]
         self.momentum = [state["momentum_buffer"] for state in states if "momentum_buffer" in state]
         # One tensor behind all the counters, so that one operation counts for all.
-        counters = [state["step"] for state in states if "step" in state]
+        # A state that was loaded has them on whatever device and in whatever form it was saved.
+        counters = [
+            torch.as_tensor(state["step"], dtype=torch.float32, device=parameter.device)
+            for parameter, state in zip(parameters, states, strict=True)
+            if "step" in state
+        ]
         self.counters = torch.stack(counters) if counters else torch.empty(0)
         self.steps = list(self.counters.unbind())
         for state, step in zip(states, self.steps, strict=False):

@@ -183,6 +183,46 @@ def test_parameters_without_gradients_stay(pair: tuple[Factory, Factory]) -> Non
         assert_same_weights(*nets)
 
 
+@every_pair
+def test_what_a_kernel_takes_is_gathered_once(pair: tuple[Factory, Factory]) -> None:
+    """A captured graph would repeat the gathering, and count from the same number again."""
+    net = model()
+    optimizer = pair[0](groups(net))
+    assert isinstance(optimizer, BlockAdam | BlockSGD)
+    for frozen in (False, True):
+        for parameter in net[0].parameters():
+            parameter.requires_grad_(not frozen or parameter.dim() == 2)
+        held = []
+        for seed in range(3):
+            backward(net, seed)
+            optimizer.step()
+            held.append([optimizer._lists[index] for index in range(3)])
+        assert held[0] == held[1] == held[2]
+    assert optimizer._lists[0].missing == (1,) and optimizer._lists[2].missing == ()
+
+
+def test_counters_that_are_loaded_follow_their_parameters() -> None:
+    net = model()
+    theirs = torch.optim.Adam(net.parameters(), **ADAM)
+    for seed in range(3):
+        backward(net, seed)
+        theirs.step()
+    state = theirs.state_dict()
+    state["state"][0]["step"] = 3  # as torch saved it once
+    elsewhere = [torch.empty_like(p, device="meta").requires_grad_() for p in net.parameters()]
+    ours = BlockAdam(elsewhere, **ADAM)
+    ours.load_state_dict(state)
+    lists, _ = ours._gather(0, [torch.empty_like(p) for p in elsewhere])
+    assert lists is not None
+    assert {x.device.type for x in (lists.counters, *lists.first, *lists.second)} == {"meta"}
+    assert {ours.state[p]["step"].device.type for p in elsewhere} == {"meta"}
+    here = BlockAdam(net.parameters(), **ADAM)
+    here.load_state_dict(state)
+    backward(net, 3)
+    here.step()
+    assert [here.state[p]["step"].item() for p in net.parameters()] == [4.0] * len(elsewhere)
+
+
 def test_closure_and_learning_rate_tensor() -> None:
     net = model()
     optimizer = BlockAdam(net.parameters(), lr=torch.tensor(0.01))

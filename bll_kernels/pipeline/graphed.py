@@ -64,6 +64,7 @@ class GraphedSteps:
             check_capturable(block.name, updater)
         self.executor = executor
         self.device = device
+        self._memory: list[tuple[Any, int]] = []
         self._known: set[Any] = set()
         self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
 
@@ -90,6 +91,7 @@ class GraphedSteps:
             CaptureError: the step cannot be captured, as where a block on a GPU draws random
                 numbers of the host; nothing of it was run.
         """
+        self._forget_other_states()
         shapes = (x.shape, x.dtype, x.stride(), labels.shape, labels.dtype, labels.stride())
         if shapes not in self._known:
             inputs = self.executor.split(x, labels)
@@ -104,6 +106,21 @@ class GraphedSteps:
         while len(self._graphs) > GRAPHS:
             self._graphs.popitem(last=False)
         return self._replay(graph, x, labels)
+
+    def _forget_other_states(self) -> None:
+        """Where an optimiser has loaded a state or got a group, graphs update what it had before.
+
+        The next step runs in lanes again, since a capture must not make the state it updates.
+        """
+        holders = [_holder("", updater) for updater in self.executor.optimizers]
+        memory = [(getattr(held, "state", None), len(held.param_groups)) for held in holders]
+        if len(memory) != len(self._memory) or any(
+            state is not before or count != groups
+            for (state, count), (before, groups) in zip(memory, self._memory, strict=True)
+        ):
+            self._memory = memory
+            self._known.clear()
+            self._graphs.clear()
 
     def _capture(self, x: Tensor, labels: Tensor) -> _Graph:
         for block, on_host in zip(self.executor.blocks, self.executor.draws_on_host, strict=True):
@@ -160,26 +177,35 @@ def check_capturable(block: str, updater: Updater) -> None:
                 f"optimizer_factory: expected an optimiser that can be captured for block "
                 f"{block!r}, got {type(updater).__name__} with capturable=False"
             )
+        rate = group.get("lr")
+        if isinstance(rate, Tensor) and any(rate.device != p.device for p in group["params"]):
+            raise ValueError(
+                f"optimizer_factory: expected a learning rate for block {block!r} that is a "
+                f"number, or a tensor on its parameters' device, got one on {rate.device}"
+            )
 
 
-def _groups(block: str, updater: Updater) -> Sequence[dict[str, Any]]:
+def _holder(block: str, updater: Updater) -> Any:
     for holder in (updater, getattr(updater, "optimizer", None)):
-        groups = getattr(holder, "param_groups", None)
-        if groups is not None:
-            return list(groups)
+        if getattr(holder, "param_groups", None) is not None:
+            return holder
     raise ValueError(
         f"optimizer_factory: expected an optimiser with param_groups for block {block!r}, got "
         f"{type(updater).__name__}"
     )
 
 
+def _groups(block: str, updater: Updater) -> Sequence[dict[str, Any]]:
+    return list(_holder(block, updater).param_groups)
+
+
 def _options(updater: Updater) -> Any:
-    """What a graph holds of an optimiser by value: a change needs a new graph."""
+    """What a graph holds of an optimiser: numbers, and where tensors lie; others need a new one."""
     return tuple(
-        tuple((name, value) for name, value in sorted(group.items()) if _by_value(name, value))
+        tuple(
+            (name, value.data_ptr() if isinstance(value, Tensor) else value)
+            for name, value in sorted(group.items())
+            if name != "params"
+        )
         for group in _groups("", updater)
     )
-
-
-def _by_value(name: str, value: Any) -> bool:
-    return name != "params" and not isinstance(value, Tensor)

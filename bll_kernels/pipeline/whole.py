@@ -186,7 +186,7 @@ def _groups(updater: Updater, parameters: Sequence[Tensor]) -> list[_Group]:
     for optimizer, index, places in shares(updater, parameters) or []:
         lists = optimizer._lists.get(index)
         # A class made of it may do something else.
-        if type(optimizer) is not BlockAdam or lists is None or lists.backend is not None:
+        if type(optimizer) is not BlockAdam or lists is None or lists.missing or lists.backend:
             raise NotTraceable("its optimiser is not BlockAdam with gradients of all parameters")
         dtypes = {parameters[at].dtype for at in places}
         code = _ARRAYS.get(next(iter(dtypes)))

@@ -23,14 +23,27 @@ inline bool is_channels_last(const Tensor& x) { return has_layout(x, {1, 3, 2, 0
 
 // The map in one of the two layouts the kernels read; other strides are copied.
 struct Map {
-  Tensor tensor;
+  Tensor given, tensor;
   bool channels_last;
 
-  explicit Map(const Tensor& x) : tensor(x), channels_last(false) {
+  explicit Map(const Tensor& x) : given(x), tensor(x), channels_last(false) {
     STD_TORCH_CHECK(x.dim() == 4, "x: expected [B, C, H, W], got shape ", shape_string(x));
     if (is_channels_first(x)) return;
     channels_last = is_channels_last(x);
     if (!channels_last) tensor = dense(x);
+  }
+
+  // A gradient in the layout that was read, in the layout of the given map.
+  Tensor as_given(const Tensor& gradient) const {
+    if (is_channels_first(given) || is_channels_last(given)) return gradient;
+    const Tensor like = torch::stable::empty_like(given);
+    for (int64_t dim = 0; dim < like.dim(); ++dim) {
+      if (like.size(dim) != 1 && like.stride(dim) != gradient.stride(dim)) {
+        Tensor copy = like;
+        return torch::stable::copy_(copy, gradient);
+      }
+    }
+    return gradient;
   }
 
   cpu::PoolArgs args(const std::string& kind, int64_t grid) const {

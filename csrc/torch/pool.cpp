@@ -33,7 +33,7 @@ Tensor grid_pool_backward(Tensor grad, Tensor x, std::string kind, int64_t grid)
   args.grad_pooled = upstream.const_data_ptr();
   args.grad_map = grad_map.mutable_data_ptr();
   device::grid_pool_backward(args, x);
-  return grad_map;
+  return map.as_given(grad_map);
 }
 
 }  // namespace

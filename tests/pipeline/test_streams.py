@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from bll_kernels.optim import BlockSGD
 from bll_kernels.pipeline.events import Recorder
 from bll_kernels.pipeline.executor import Executor
-from bll_kernels.pipeline.graphed import GRAPHS, CaptureError
+from bll_kernels.pipeline.graphed import GRAPHS, CaptureError, check_capturable
 from bll_kernels.pipeline.memory import ActivationMeter
 from bll_kernels.pipeline.schedule import Kind
 from bll_kernels.pipeline.simulated_device import SimulatedDevice
@@ -168,6 +169,39 @@ def test_a_graph_is_captured_again_when_an_option_of_the_optimiser_changes() -> 
     graphed = Executor(without_dropout(plain(2)), adam, mode="graphed", device=device)
     assert_same(train(graphed), want)
     assert len(captured) == 3
+
+
+def test_a_graph_does_not_outlive_the_state_it_updates() -> None:
+    feed = data(3, 8, 6, 8)
+    saved: list[Any] = []
+
+    def train(executor: Executor) -> list[Tensor]:
+        for step, (x, y) in enumerate(feed):
+            if step == 2:
+                saved[:] = [copy.deepcopy(o.state_dict()) for o in executor.optimizers]
+            if step == 5:
+                for optimizer, state in zip(executor.optimizers, saved, strict=True):
+                    optimizer.load_state_dict(state)
+            executor.step(x, y)
+        return everything(executor)
+
+    want = train(Executor(without_dropout(plain(2)), adam))
+    device = SimulatedDevice()
+    captured = []
+    capture = device.capture
+    device.capture = lambda *given: captured.append(graphed.batches_done) or capture(*given)  # type: ignore[method-assign]
+    graphed = Executor(without_dropout(plain(2)), adam, mode="graphed", device=device)
+    assert_same(train(graphed), want)
+    # Step 5, the first with the loaded state, runs as it is.
+    assert captured == [1, 6]
+
+
+def test_a_learning_rate_on_another_device_is_refused() -> None:
+    weight = torch.zeros(2, device="meta", requires_grad=True)
+    check_capturable("b", BlockSGD([weight], lr=0.1))
+    check_capturable("b", BlockSGD([weight], lr=torch.tensor(0.1, device="meta")))
+    with pytest.raises(ValueError, match="learning rate for block 'b' .* got one on cpu"):
+        check_capturable("b", BlockSGD([weight], lr=torch.tensor(0.1)))
 
 
 def test_results_of_a_replay_stay_what_they_are() -> None:

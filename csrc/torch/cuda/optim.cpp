@@ -33,6 +33,7 @@ std::vector<cuda::OptimTensor> tensors_of(const StepTensors& in) {
   std::vector<cuda::OptimTensor> found;
   const auto state = [&](const Tensors& states, size_t i, const char* name) -> void* {
     if (states.empty()) return nullptr;
+    check_device(states[i], in.parameters[0], name);
     STD_TORCH_CHECK(same_layout(in.parameters[i], states[i]), name,
                     ": expected the dtype, shape and strides of the parameter");
     return states[i].mutable_data_ptr();
@@ -85,6 +86,10 @@ void block_adam(Tensors parameters, Tensors gradients, Tensors first, Tensors se
       "steps: expected ", count, " float32 counters");
   STD_TORCH_CHECK(ticket.scalar_type() == ScalarType::Int && ticket.numel() == 1,
                   "ticket: expected one int32 number");
+  if (count > 0) {
+    check_device(steps, parameters[0], "steps");
+    check_device(ticket, parameters[0], "ticket");
+  }
   cuda::OptimArgs args{};
   args.kind = decoupled ? cuda::OptimKind::kAdamW : cuda::OptimKind::kAdam;
   args.lr = lr, args.beta1 = beta1, args.beta2 = beta2, args.eps = eps;

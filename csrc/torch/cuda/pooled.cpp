@@ -71,7 +71,10 @@ class PooledCall {
     args_.grad_bias = need_bias ? grad_bias->mutable_data_ptr() : nullptr;
   }
 
-  void run() const { device::pooled_class_loss(args_, pool_, grad_cells_, in_.x); }
+  void run() {
+    device::pooled_class_loss(args_, pool_, grad_cells_, in_.x);
+    if (pool_.grad_map != nullptr) grad_x = map_.as_given(*grad_x);
+  }
 
   std::optional<Tensor> value, grad_x, grad_table, grad_bias;
 
