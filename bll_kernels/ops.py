@@ -24,6 +24,7 @@ from bll_kernels.backends import (
     reference_standardize,
     triton,
 )
+from bll_kernels.backends.context import kernel_context
 from bll_kernels.backends.pooled import composed
 from bll_kernels.families import FORMULAS
 from bll_kernels.schemas import CUDA_SCHEMAS, SCHEMAS
@@ -217,6 +218,16 @@ _COMPOSED: Final = "pooled_class_loss_value_and_grad"
 _LIBRARIES: Final = {backend: Library(f"bll_{backend}", "DEF") for backend in BACKENDS}
 
 
+def _in_context(function: Callable[..., Any]) -> Callable[..., Any]:
+    """An op in Python as its first tensor's device and dtypes want it."""
+
+    def implementation(*arguments: Any) -> Any:
+        with kernel_context(arguments[0].device):
+            return function(*arguments)
+
+    return implementation
+
+
 def _register() -> None:
     for backend, library in _LIBRARIES.items():
         for name, schema in SCHEMAS.items():
@@ -234,7 +245,7 @@ def _register() -> None:
             continue
         module = _REFERENCE_MODULES[_stem(name)]
         for key in _REFERENCE_KEYS:
-            _LIBRARIES["reference"].impl(name, getattr(module, name), key)
+            _LIBRARIES["reference"].impl(name, _in_context(getattr(module, name)), key)
 
 
 _register()
@@ -259,7 +270,7 @@ def _triton_implementation(name: str) -> Callable[..., Any]:
     def implementation(*arguments: Any) -> Any:
         return getattr(importlib.import_module(module), name)(*arguments)
 
-    return implementation
+    return _in_context(implementation)
 
 
 def _register_triton() -> None:

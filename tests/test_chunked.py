@@ -82,6 +82,23 @@ def test_pooled_strided_and_confident() -> None:
 
 
 @pytest.mark.usefixtures("through_matmul")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
+    case = make_class("gaussian", batch=(9,), classes=50, dtype=dtype)
+    table = case.table.float().requires_grad_()
+
+    def run() -> tuple[torch.Tensor, ...]:
+        a = case.a.detach().requires_grad_()
+        value = bk.linear_cross_entropy(a, table, case.labels)
+        return value, *torch.autograd.grad(value, (a, table))
+
+    want = run()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = run()
+    torch.testing.assert_close(found, want, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("through_matmul")
 def test_second_derivatives_raise() -> None:
     case = make_class("gaussian", batch=(9,))
     a = case.a.requires_grad_()

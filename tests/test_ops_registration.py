@@ -111,6 +111,27 @@ def test_fake_kernels_tell_shape_dtype_and_strides(backend: str, name: str) -> N
             assert got.stride() == want.stride()
 
 
+def check_autocast_changes_nothing(backend: str, name: str, given: tuple[Any, ...]) -> None:
+    """An op takes its tensors in the dtypes they have, matmuls inside it included."""
+
+    def run() -> tuple[Tensor, ...]:
+        own = [x.clone() if isinstance(x, Tensor) else x for x in given]
+        found = op(backend, name)(*own)
+        return (found,) if isinstance(found, Tensor) else found
+
+    want = run()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = run()
+    torch.testing.assert_close(found, want, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_autocast_changes_nothing(backend: str, name: str) -> None:
+    for sample, given in samples():
+        if sample == name:
+            check_autocast_changes_nothing(backend, name, given)
+
+
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_no_output_is_a_view_of_an_input(backend: str, name: str) -> None:
     for sample, given in samples():

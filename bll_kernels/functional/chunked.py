@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bll_kernels.autograd import _once
+from bll_kernels.backends.context import without_autocast
 from bll_kernels.ops import op
 from bll_kernels.positional import PositionalFunction
 from bll_kernels.spec import HALF_DTYPES, accumulate_dtype
@@ -64,11 +65,12 @@ def linear_scores(
 
 def _product(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
     """x @ y, accumulated and returned in `dtype`."""
-    if x.dtype == y.dtype == dtype:
-        return x @ y
-    if x.is_cuda and x.dtype == y.dtype and x.dtype in HALF_DTYPES:
-        return torch.mm(x, y, out_dtype=dtype)
-    return x.to(dtype) @ y.to(dtype)
+    with without_autocast(x.device.type):
+        if x.dtype == y.dtype == dtype:
+            return x @ y
+        if x.is_cuda and x.dtype == y.dtype and x.dtype in HALF_DTYPES:
+            return torch.mm(x, y, out_dtype=dtype)
+        return x.to(dtype) @ y.to(dtype)
 
 
 class _Chunk(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_ops_registration import samples
+from test_ops_registration import check_autocast_changes_nothing, samples
 from torch import Tensor
 
 from bll_kernels.ops import op
@@ -30,3 +30,10 @@ def test_shapes_schemas_and_memory(name: str) -> None:
             torch.library.opcheck(op("triton", name), given)
         checked += 1
     assert checked >= 10
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_autocast_changes_nothing(name: str) -> None:
+    for sample, given in samples():
+        if sample == name and all(x.dtype != torch.float64 for x in given if isinstance(x, Tensor)):
+            check_autocast_changes_nothing("triton", name, given)
