@@ -25,6 +25,6 @@ def kernel_context(device: torch.device) -> Iterator[None]:
     Triton launches on the current device and its stream, wherever the tensors are.
     """
     elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
-    with torch.cuda.device(device) if elsewhere else nullcontext():
-        with without_autocast(device.type):
-            yield
+    current = torch.cuda.device(device) if elsewhere else nullcontext()
+    with current, without_autocast(device.type):
+        yield

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -140,13 +141,51 @@ class CudaDevice:
         """See `Device`."""
         if self._capture_lane is None:
             self._capture_lane = torch.cuda.Stream(self.device)
+        with torch.cuda.device(self.device):
+            try:
+                return self._captured(self._capture_lane, work, streams)
+            except BaseException:
+                # A capture that could not be ended leaves a generator behind that waits for its
+                # end; the end of another one sets it free.
+                with suppress(RuntimeError):
+                    empty = partial(torch.zeros, 1, device=self.device)
+                    self._captured(self._capture_lane, empty, ())
+                raise
+
+    def _captured(
+        self,
+        lane: torch.cuda.Stream,
+        work: Callable[[], object],
+        streams: Sequence[torch.Generator],
+    ) -> Work:
         graph = torch.cuda.CUDAGraph()
         for stream in streams:
             graph.register_generator_state(stream)
-        mode = "thread_local"
-        with torch.cuda.graph(graph, stream=self._capture_lane, capture_error_mode=mode):
-            work()
+        before = torch.cuda.current_stream(self.device)
+        failure: BaseException | None = None
+        try:
+            with torch.cuda.graph(graph, stream=lane, capture_error_mode="thread_local"):
+                try:
+                    work()
+                except BaseException as error:
+                    failure = error
+                    self._rejoin(lane)
+        except BaseException as error:
+            # What ended the work is the cause of whatever its end says.
+            raise error if failure is None else failure from None
+        finally:
+            # The end of a capture restores the stream only where it does not fail.
+            torch.cuda.set_stream(before)
+        if failure is not None:
+            raise failure
         return graph.replay
+
+    def _rejoin(self, captured: torch.cuda.Stream) -> None:
+        """Lead lanes that take part in a capture back into it: without them it has no end."""
+        for lane in self._lanes.values():
+            with torch.cuda.stream(lane), suppress(RuntimeError):
+                if torch.cuda.is_current_stream_capturing():
+                    captured.wait_stream(lane)
 
     def clock(self) -> Clock:
         """See `Device`."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bll_kernels.pipeline.device import Device
-from bll_kernels.pipeline.seeds import forward_seed
+from bll_kernels.pipeline.seeds import forward_seed, random_states, seeded
 from bll_kernels.pipeline.step import GENERATOR, LocalStep
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ def drawing_forward(
     count = len(executor.blocks)
     done = executor.batches_done * executor.micro_batches
     gpus = [x.get_device()] if x.is_cuda else []
-    with GENERATOR, torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(forward_seed(executor.seed, done + micro_batch, count, index))
-        before = _states(gpus)
+    seed = forward_seed(executor.seed, done + micro_batch, count, index)
+    with GENERATOR, seeded(seed, gpus):
+        before = random_states(gpus)
         found = step.forward(x, labels)
         if executor.draws[index] is None:
-            after = _states(gpus)
+            after = random_states(gpus)
             changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
             executor.draws[index] = any(changed)
             executor.draws_on_host[index] = bool(gpus) and changed[0]
@@ -69,8 +69,3 @@ def seed_streams(executor: Executor, found: Mapping[tuple[int, int], torch.Gener
     for (block, micro_batch), stream in found.items():
         count = len(executor.blocks)
         stream.manual_seed(forward_seed(executor.seed, done + micro_batch, count, block))
-
-
-def _states(gpus: list[int]) -> list[Tensor]:
-    # The state of a GPU's generator lies on the host: nothing waits for the GPU.
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in gpus)]

@@ -118,7 +118,11 @@ class FeedbackRun:
         """Start from the weights as they are."""
         self.path.begin()
         for block in self.owners:
-            self.published[block][0] = self.path.publish(block)
+            self.publish_first(block)
+
+    def publish_first(self, block: int) -> None:
+        """A block's weights as they are before the run; the path has begun."""
+        self.published[block][0] = self.path.publish(block)
 
     def is_ready(self, batch: int) -> bool:
         """Whether all that the batch's feedback reads is published."""

@@ -7,7 +7,7 @@ are all that follow. Capturing runs nothing, so no step is lost and none is done
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,7 @@ from bll_kernels.pipeline.device import Device, Work
 from bll_kernels.pipeline.draws import seed_streams, streams
 from bll_kernels.pipeline.step import Updater
 from bll_kernels.pipeline.stream_run import StreamRun
+from bll_kernels.pipeline.traced import TraceableBlock, situation
 
 if TYPE_CHECKING:
     from bll_kernels.pipeline.executor import Executor
@@ -92,13 +93,13 @@ class GraphedSteps:
                 numbers of the host; nothing of it was run.
         """
         self._forget_other_states()
-        shapes = (x.shape, x.dtype, x.stride(), labels.shape, labels.dtype, labels.stride())
-        if shapes not in self._known:
+        held = (situation(x, labels), labels.stride(), self._trace_keys())
+        if held not in self._known:
             inputs = self.executor.split(x, labels)
             result = StreamRun(self.executor, self.device, inputs).execute()[0]
-            self._known.add(shapes)
+            self._known.add(held)
             return result
-        key = (shapes, tuple(_options(updater) for updater in self.executor.optimizers))
+        key = (held, tuple(_options(updater) for updater in self.executor.optimizers))
         graph = self._graphs.get(key)
         if graph is None:
             graph = self._graphs[key] = self._capture(x, labels)
@@ -121,6 +122,11 @@ class GraphedSteps:
             self._memory = memory
             self._known.clear()
             self._graphs.clear()
+
+    def _trace_keys(self) -> tuple[Hashable, ...]:
+        """What the Python code of the blocks depends on: a replay does not run it again."""
+        blocks = self.executor.blocks
+        return tuple(b.trace_key() if isinstance(b, TraceableBlock) else None for b in blocks)
 
     def _capture(self, x: Tensor, labels: Tensor) -> _Graph:
         for block, on_host in zip(self.executor.blocks, self.executor.draws_on_host, strict=True):

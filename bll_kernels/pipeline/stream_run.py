@@ -81,6 +81,7 @@ class StreamRun:
         self.results: list[StepResult] = []
         self.feedback = executor.feedback_run(len(inputs))
         self.feedback_lane = None if self.feedback is None else device.lane(executor.depth)
+        self.first: dict[int, Mark] = {}
         self.fed: dict[int, Mark] = {}
         self.received: dict[Place, Mark] = {}
 
@@ -93,7 +94,7 @@ class StreamRun:
         try:
             if self.feedback is not None:
                 # In the caller's lane, as everything before the run.
-                self.device.launch(self.device.caller(), self.feedback.begin)
+                self.device.launch(self.device.caller(), self.feedback.path.begin)
             self.issue()
             self.device.settle()
         except BaseException:
@@ -111,6 +112,8 @@ class StreamRun:
         lanes = [*self.lanes, *([] if self.feedback_lane is None else [self.feedback_lane])]
         for lane in {id(lane): lane for lane in lanes}.values():
             self._await_caller(lane, begin)
+        if self.feedback is not None:
+            self._issue_first_weights(self.feedback)
         for block, micro_batch in self.order:
             if self.feedback is not None and micro_batch % self.executor.micro_batches == 0:
                 self._issue_feedback(self.feedback, block, micro_batch)
@@ -121,6 +124,13 @@ class StreamRun:
             self._join(caller, self.done[block, last])
         self.device.launch(caller, self._collect)
 
+    def _issue_first_weights(self, feedback: FeedbackRun) -> None:
+        """The weights before the run are published as later ones are: each in its block's lane."""
+        for owner in feedback.owners:
+            lane = self.lanes[owner]
+            self.device.launch(lane, partial(feedback.publish_first, owner))
+            self.first[owner] = self.device.record(lane)
+
     def _issue_feedback(self, feedback: FeedbackRun, block: int, micro_batch: int) -> None:
         """A block is about to begin a batch; with the first block the batch's feedback is due."""
         count = self.executor.micro_batches
@@ -128,8 +138,8 @@ class StreamRun:
         if block == 0:
             for owner in feedback.owners:
                 version = feedback.versions[batch][owner]
-                if version > 0:
-                    self._await_published(self.done[owner, version * count - 1])
+                update = (owner, version * count - 1)
+                self._await_published(self.done[update] if version else self.first[owner])
             over = self._received_by_all()
             for before in over:
                 for reader in range(len(self.lanes)):

@@ -14,6 +14,7 @@ from bll_kernels.pipeline.agreement import check, restore
 from bll_kernels.pipeline.block import Block
 from bll_kernels.pipeline.capture import NotTraceable, capture, total
 from bll_kernels.pipeline.program import Program
+from bll_kernels.pipeline.seeds import random_states, set_random_states
 from bll_kernels.pipeline.simplify import simplify
 from bll_kernels.pipeline.step import GENERATOR, AutogradStep, LocalStep, Updater, direct_update
 
@@ -46,7 +47,7 @@ class _Trial:
     buffers: list[Tensor]
     before: list[Tensor]
     gradients: list[Tensor | None]
-    generator: Tensor
+    generators: list[Tensor]
     output: Tensor
     saved: Any
 
@@ -148,11 +149,11 @@ class TracedStep:
         buffers = list(self.block.buffers())
         before = [buffer.clone() for buffer in buffers]
         gradients = [parameter.grad for parameter in self.parameters]
-        generator = torch.get_rng_state()
+        generators = random_states(_gpus(x))
         output, saved = self._autograd.forward(x, labels)
         for parameter in self.parameters:
             parameter.grad = None
-        return output, _Trial(key, x, labels, buffers, before, gradients, generator, output, saved)
+        return output, _Trial(key, x, labels, buffers, before, gradients, generators, output, saved)
 
     def loss(self, saved: Any) -> tuple[Tensor, Any]:
         """See `LocalStep`."""
@@ -258,12 +259,13 @@ class TracedStep:
             raise NotTraceable("its forward replaces a buffer instead of writing to it")
         after = [buffer.clone() for buffer in now]
         graph = capture(self.block, self.parameters, trial.x, trial.labels)
-        generator = torch.get_rng_state()
+        gpus = _gpus(trial.x)
+        generators = random_states(gpus)
         try:
             simplify(graph)
             program = Program(graph, self.parameters, compiled=self.compiled)
             restore(now, trial.before)
-            torch.set_rng_state(trial.generator)
+            set_random_states(trial.generators, gpus)
             output, saved = program.forward(trial.x, trial.labels)
             value, saved = program.loss(saved)
             found = program.backward(saved)
@@ -278,8 +280,12 @@ class TracedStep:
             # A step that only its trace cannot do is still done by autograd, and `path` says so.
             raise NotTraceable(f"its trace failed with {type(error).__name__}: {error}") from error
         finally:
-            torch.set_rng_state(generator)
+            set_random_states(generators, gpus)
         return program, found
+
+
+def _gpus(x: Tensor) -> list[int]:
+    return [x.get_device()] if x.is_cuda else []
 
 
 def situation(x: Tensor, labels: Tensor) -> Hashable:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from faulty import Fault
-from local_blocks import adam, data, everything, network
+from local_blocks import LocalBlock, adam, data, everything, network
 from tolerance import assert_same_bits
 from torch import Tensor, nn
 
@@ -196,11 +196,46 @@ def test_a_graph_does_not_outlive_the_state_it_updates() -> None:
     assert captured == [1, 6]
 
 
+class Keyed(LocalBlock):
+    """Tells what its Python code depends on."""
+
+    def buffers(self) -> list[Tensor]:
+        return list(self.body.buffers())
+
+    def trace_key(self) -> bool:
+        return self.body.training
+
+
+@pytest.mark.parametrize("local_step", ["autograd", "auto"])
+def test_a_graph_is_of_one_mode_of_its_blocks(local_step: str) -> None:
+    feed = data(3, 8, 6, 9)
+
+    def blocks() -> list[Any]:
+        return [Keyed(b.name, b.body, 6, last=b.last) for b in without_dropout(plain(2))]
+
+    def train(executor: Executor) -> list[Tensor]:
+        for step, (x, y) in enumerate(feed):
+            if step in (3, 6):
+                executor.blocks[0].body.train(step == 6)
+            executor.step(x, y)
+        return everything(executor)
+
+    want = train(Executor(blocks(), adam, local_step=local_step))
+    device = SimulatedDevice()
+    captured = []
+    capture = device.capture
+    device.capture = lambda *given: captured.append(graphed.batches_done) or capture(*given)  # type: ignore[method-assign]
+    graphed = Executor(blocks(), adam, mode="graphed", device=device, local_step=local_step)
+    assert_same(train(graphed), want)
+    # Step 3, the first in evaluation mode, runs as it is; the mode that comes back has its graph.
+    assert captured == [1, 4]
+
+
 def test_a_learning_rate_on_another_device_is_refused() -> None:
     weight = torch.zeros(2, device="meta", requires_grad=True)
     check_capturable("b", BlockSGD([weight], lr=0.1))
     check_capturable("b", BlockSGD([weight], lr=torch.tensor(0.1, device="meta")))
-    with pytest.raises(ValueError, match="learning rate for block 'b' .* got one on cpu"):
+    with pytest.raises(ValueError, match=r"learning rate for block 'b' .* got one on cpu"):
         check_capturable("b", BlockSGD([weight], lr=torch.tensor(0.1)))
 
 

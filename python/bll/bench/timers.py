@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
+from bll_kernels.pipeline.device import CudaDevice
+
 Call = Callable[[], object]
 
 #: A CPU sample repeats its call for at least this long.
@@ -117,21 +119,18 @@ class CudaTimer:
                 call()
                 call()
         torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
+
+        def in_stream() -> None:
+            for call in calls:
+                call()
+
+        device = CudaDevice(torch.device("cuda", torch.cuda.current_device()))
         try:
-            with torch.cuda.graph(graph):
-                for call in calls:
-                    call()
+            return device.capture(in_stream), True
         except RuntimeError:
             # A call that synchronises or holds a graph of its own cannot be captured; it runs.
             torch.cuda.synchronize()
-
-            def in_stream() -> None:
-                for call in calls:
-                    call()
-
             return in_stream, False
-        return graph.replay, True
 
     @staticmethod
     def _measure(replay: Call, repeats: int) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bll.distributed.replicas import ReplicatedBlock
 from bll.distributed.shapes import memory_order
-from bll_kernels.pipeline.seeds import forward_seed
+from bll_kernels.pipeline.seeds import forward_seed, random_states, seeded
 from bll_kernels.pipeline.step import LocalStep
 
 
@@ -144,17 +144,12 @@ class StageWork(nn.Module):
         step = self.steps[place]
         if self.draws[place] is False:
             return step.forward(x, labels)
-        cuda = self.device.type == "cuda"
-        with torch.random.fork_rng(devices=[self.device] if cuda else []):
-            index = self.first + place
-            torch.manual_seed(forward_seed(self.seed, self.micro_batch, self.total, index))
-            before = self._random_state()
+        gpus = [x.get_device()] if x.is_cuda else []
+        index = self.first + place
+        with seeded(forward_seed(self.seed, self.micro_batch, self.total, index), gpus):
+            before = random_states(gpus)
             found = step.forward(x, labels)
             if self.draws[place] is None:
-                self.draws[place] = not torch.equal(before, self._random_state())
+                after = random_states(gpus)
+                self.draws[place] = not all(map(torch.equal, before, after))
             return found
-
-    def _random_state(self) -> Tensor:
-        if self.device.type == "cuda":
-            return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state(self.device).cpu()])
-        return torch.get_rng_state()

@@ -14,6 +14,7 @@ from bll.features import FeatureSpec, Pool, flat_spec
 from bll.feedback import Message
 from bll.rules.base import Rule
 from bll.rules.checks import check_fraction, check_width
+from bll_kernels.pipeline.seeds import seeded
 
 #: From how a block's feature is read to a network from features to rows [B, D'].
 AuxiliaryMaker = Callable[[FeatureSpec], nn.Module]
@@ -154,8 +155,7 @@ class Auxiliary(Message):
         Raises:
             ValueError: The network does not give rows [B, D'].
         """
-        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with torch.inference_mode(False), seeded(self.seed):
             network = self.make(feature).to(device=device, dtype=feature.dtype)
             probe = torch.zeros(2, *feature.sample_shape, dtype=feature.dtype, device=device)
             network.eval()

@@ -11,6 +11,7 @@ from bll.features import FeatureSpec
 from bll.feedback import Later
 from bll.rules.ahead import Ahead, linear_map, samples_of
 from bll.rules.dgl import Auxiliary, AuxiliaryMaker
+from bll_kernels.pipeline.seeds import seeded
 
 
 class MomentumAuxiliary(Auxiliary):
@@ -64,8 +65,7 @@ class MomentumAuxiliary(Auxiliary):
             raise ValueError("aux: 'momentum' needs a next block with a module")
         average = Ahead(self._watched[0], feature, device, "momentum")
         _make_constant(average)
-        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed + 1)
+        with torch.inference_mode(False), seeded(self.seed + 1):
             shortcut = linear_map(feature.sample_shape, average.shape, "momentum")
         self.average = average
         self.shortcut = shortcut.to(device=device, dtype=feature.dtype)

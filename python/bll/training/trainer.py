@@ -82,6 +82,9 @@ class Trainer:
         self.config = config
         self.rank = _join_ranks(config.device) if config.executor == "distributed" else 0
         self.device = select_device(config.device)
+        if self.device.type == "cuda":
+            # Timers, generators and libraries that are told no device use the current one.
+            torch.cuda.set_device(self.device)
         if config.threads:
             torch.set_num_threads(config.threads)
         self.threads = torch.get_num_threads()
@@ -122,6 +125,7 @@ class Trainer:
         self.ranks = self._make_ranks() if config.executor == "distributed" else None
         runs_here = config.executor in ("pipelined", "graphed", "auto")
         self.executor = self._make_executor() if runs_here else None
+        self.rate: Tensor | None = None
         self.history: list[EpochRecord] = []
         self.losses = LossMeter(self.device)
         self.timer = StepTimer(self.device)
@@ -269,16 +273,16 @@ class Trainer:
     def _set_rate(self, rate: float) -> None:
         """The learning rate of the next step.
 
-        A captured graph reads it from memory: as a number it would need a graph for every step.
+        A captured graph reads it from memory: as a number it would need a graph for every step. All
+        groups have the same tensor: blocks that are stepped together must have equal options.
         """
-        in_memory = self.executor is not None and self.device.type == "cuda"
+        held: float | Tensor = rate
+        if self.executor is not None and self.device.type == "cuda":
+            if self.rate is None:
+                self.rate = torch.empty((), dtype=torch.float32, device=self.device)
+            held = self.rate.fill_(rate)
         for group in self.optimizer.param_groups:
-            if not in_memory:
-                group["lr"] = rate
-            elif isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = torch.tensor(rate, dtype=torch.float32, device=self.device)
+            group["lr"] = held
 
     def _close_epoch(self, accuracy: float, test_seconds: float) -> None:
         loss, block_losses = self.losses.means()
