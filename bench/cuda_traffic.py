@@ -73,8 +73,8 @@ def label_sort(rows: int, classes: int, chunks: int, runs: int) -> Traffic:
         runs: different labels of every 256 rows, added up.
     """
     buckets, counts = classes + 1, (classes + 1) * chunks
-    loaded = rows * (8 + 4) + rows * (8 + 3 * 4) + 4 * counts + 2 * 4 * buckets
-    stored = rows * (4 + 4) + 4 * (2 * counts + runs) + 4 * (3 * buckets + 1)
+    loaded = rows * (8 + 4) + rows * (8 + 3 * 4) + 4 * counts + 4 * buckets
+    stored = rows * (4 + 4) + 4 * (2 * counts + runs) + 4 * (2 * buckets + 1)
     return Traffic(loaded, stored)
 
 

@@ -10,7 +10,6 @@ namespace bll::cuda {
 namespace {
 
 constexpr int64_t kMostParts = 16;
-constexpr int64_t kMostChunks = 64;  // of rows that are sorted apart
 constexpr int kMeansLanes = 64;
 
 int64_t padded(int64_t width) { return ceil_div(width, 4) * 4; }
@@ -75,8 +74,7 @@ LabelSort sort_of(const ClassMeansArgs& args, Workspace& workspace) {
   LabelSort sort{};
   sort.rows = args.x.count;
   sort.classes = args.classes;
-  const int64_t blocks = ceil_div(sort.rows, kSortBlock);
-  sort.chunk_rows = ceil_div(blocks, std::min(blocks, kMostChunks)) * kSortBlock;
+  sort.chunk_rows = sort_chunk_rows(sort.rows, sort.classes);
   sort.chunks = ceil_div(sort.rows, sort.chunk_rows);
   sort.labels = args.labels;
   sort.take(workspace);

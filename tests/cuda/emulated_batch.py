@@ -122,6 +122,12 @@ def test_means_of_many_rows_keep_their_accuracy() -> None:
     assert found.tolist() == [1500, 1500]
 
 
+def test_means_of_many_classes_and_of_many_rows() -> None:
+    """Classes for warps and turns of the block that scans them, chunks for turns of a warp."""
+    for rows, width, classes in ((300, 64, 200), (300, 256, 8300), (33_000, 1, 3)):
+        check_means(torch.randn(rows, width), torch.randint(classes, (rows,)), classes, None)
+
+
 def test_means_of_pooled_and_strided() -> None:
     check_means(torch.randn(6, 5, 7, 6), torch.randint(3, (6,)), 4, ("mean", 2))
     check_means(torch.randn(20, 8).t(), torch.randint(3, (8,)), 3, None)
