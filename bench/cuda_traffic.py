@@ -73,8 +73,8 @@ def label_sort(rows: int, classes: int, chunks: int, runs: int) -> Traffic:
         runs: different labels of every 256 rows, added up.
     """
     buckets, counts = classes + 1, (classes + 1) * chunks
-    loaded = rows * (8 + 4) + rows * (8 + 3 * 4) + 4 * counts + 2 * 4 * buckets
-    stored = rows * (4 + 4) + 4 * (2 * counts + runs) + 4 * (3 * buckets + 1)
+    loaded = rows * (8 + 4) + rows * (8 + 3 * 4) + 4 * counts + 4 * buckets
+    stored = rows * (4 + 4) + 4 * (2 * counts + runs) + 4 * (2 * buckets + 1)
     return Traffic(loaded, stored)
 
 
@@ -202,9 +202,15 @@ def gram(rows: int, latents: int, *, gradient: bool) -> Traffic:
     return Traffic(loaded, tiles * tiles * line if gradient else 0)
 
 
-def class_means(rows: int, latents: int, classes: int, item: int) -> Traffic:
-    """Means of the rows of every class, after their sort."""
-    return Traffic(rows * latents * item, 4 * classes * latents)
+def class_means(rows: int, latents: int, classes: int, item: int, *, sections: int) -> Traffic:
+    """Means of the rows of every class, after their sort.
+
+    Every row's place in the order is read by each of its vectors; where a class has several
+    `sections` of rows, their sums are stored and read.
+    """
+    order, means = 4 * rows * latents * item // 16, 4 * classes * latents
+    sums = sections * means if sections > 1 else 0
+    return Traffic(rows * latents * item + order + sums, means + sums)
 
 
 def standardized(values: int, channels: int, *, gradient: bool = False) -> Traffic:
@@ -303,7 +309,10 @@ def table() -> str:
             1024 * 1024,
         ),
         _line(
-            "class_means", "latent, 4096 x 512, 10 classes", class_means(4096, 512, 10, 2), 1 << 21
+            "class_means",
+            "latent, 4096 x 512, 10 classes",
+            class_means(4096, 512, 10, 2, sections=12),
+            1 << 21,
         ),
         _line(
             "standardize_kernel",

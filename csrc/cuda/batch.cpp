@@ -10,8 +10,9 @@ namespace bll::cuda {
 namespace {
 
 constexpr int64_t kMostParts = 16;
-constexpr int64_t kMostChunks = 64;  // of rows that are sorted apart
 constexpr int kMeansLanes = 64;
+constexpr int64_t kMeansWave = 4;  // blocks of the class means that a processor should have
+constexpr int64_t kMostSections = 64;
 
 int64_t padded(int64_t width) { return ceil_div(width, 4) * 4; }
 
@@ -71,16 +72,39 @@ cudaError_t zero(void* memory, int64_t bytes, cudaStream_t stream) {
   return cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), stream);
 }
 
-LabelSort sort_of(const ClassMeansArgs& args, Workspace& workspace) {
+struct MeansScratch {
   LabelSort sort{};
-  sort.rows = args.x.count;
-  sort.classes = args.classes;
-  const int64_t blocks = ceil_div(sort.rows, kSortBlock);
-  sort.chunk_rows = ceil_div(blocks, std::min(blocks, kMostChunks)) * kSortBlock;
-  sort.chunks = ceil_div(sort.rows, sort.chunk_rows);
-  sort.labels = args.labels;
-  sort.take(workspace);
-  return sort;
+  float* sums = nullptr;
+
+  MeansScratch(const ClassMeansArgs& args, const MeansPlan& plan, Workspace& workspace) {
+    sort.rows = args.x.count;
+    sort.classes = args.classes;
+    sort.chunk_rows = sort_chunk_rows(sort.rows, sort.classes);
+    sort.chunks = ceil_div(sort.rows, sort.chunk_rows);
+    sort.labels = args.labels;
+    sort.take(workspace);
+    const int64_t sections = plan.sections > 1 ? plan.sections : 0;
+    if (sections > 0) sums = workspace.take<float>(sections * args.classes * args.width);
+  }
+};
+
+MeansView view_of(const ClassMeansArgs& args, const MeansPlan& plan, const MeansScratch& scratch) {
+  MeansView v{};
+  v.x = args.x.data;
+  v.order = scratch.sort.order;
+  v.start = scratch.sort.start;
+  v.means = static_cast<float*>(args.means);
+  v.sums = scratch.sums;
+  v.counts = args.counts;
+  v.dtype = args.x.dtype;
+  v.rows = args.x.count;
+  v.width = args.width;
+  v.stride = args.x.stride;
+  v.classes = args.classes;
+  v.chunks = plan.chunks;
+  v.sections = plan.sections;
+  v.lanes = plan.lanes;
+  return v;
 }
 
 }  // namespace
@@ -124,39 +148,44 @@ cudaError_t gram_loss(const GramArgs& args, const Device& device, void* memory,
   return cudaGetLastError();
 }
 
-size_t means_workspace(const ClassMeansArgs& args) {
+// Sections so that every processor has work, if each thread then has its rows of an average class.
+MeansPlan plan_means(const ClassMeansArgs& args, const Device& device) {
+  MeansPlan plan{};
+  const int64_t vector = args.x.dtype == DType::kFloat32 ? 4 : 8;
+  plan.wide = args.width % vector == 0 && args.x.stride % vector == 0 && aligned(args.x.data);
+  const int64_t vectors = plan.wide ? args.width / vector : args.width;
+  plan.lanes = 1;
+  while (plan.lanes < kMeansLanes && plan.lanes < vectors) plan.lanes *= 2;
+  plan.chunks = std::max<int64_t>(ceil_div(vectors, plan.lanes), 1);
+  const int64_t wanted =
+      ceil_div(int64_t{device.processors} * kMeansWave, args.classes * plan.chunks);
+  const int64_t least = int64_t{kMeansThreads} / plan.lanes * kMeansRows;
+  const int64_t rows = args.width > 0 ? args.x.count : 0;
+  const int64_t most = std::min(rows / (args.classes * least), kMostSections);
+  plan.sections = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(most, 1));
+  return plan;
+}
+
+size_t means_workspace(const ClassMeansArgs& args, const Device& device) {
   if (args.x.count == 0) return 0;
   Workspace counter(nullptr);
-  sort_of(args, counter);
+  MeansScratch(args, plan_means(args, device), counter);
   return counter.used();
 }
 
-cudaError_t class_means(const ClassMeansArgs& args, void* memory, cudaStream_t stream) {
+cudaError_t class_means(const ClassMeansArgs& args, const Device& device, void* memory,
+                        cudaStream_t stream) {
   if (args.x.count == 0) {
     const cudaError_t error = zero(args.means, args.classes * args.width * 4, stream);
     return error != cudaSuccess ? error : zero(args.counts, args.classes * 8, stream);
   }
-  if (args.x.count > INT32_MAX || args.classes > INT32_MAX / 2) return cudaErrorInvalidValue;
+  const MeansPlan plan = plan_means(args, device);
+  const bool fits = args.x.count <= INT32_MAX && args.classes <= INT32_MAX / 2;
+  if (!fits || plan.sections * args.classes * plan.chunks > INT32_MAX) return cudaErrorInvalidValue;
   Workspace workspace(memory);
-  const LabelSort sort = sort_of(args, workspace);
-  sort_labels(sort, stream);
-  MeansView v{};
-  v.x = args.x.data;
-  v.order = sort.order;
-  v.start = sort.start;
-  v.means = static_cast<float*>(args.means);
-  v.counts = args.counts;
-  v.dtype = args.x.dtype;
-  v.rows = args.x.count;
-  v.width = args.width;
-  v.stride = args.x.stride;
-  v.classes = args.classes;
-  const int64_t vector = v.dtype == DType::kFloat32 ? 4 : 8;
-  const bool wide = v.width % vector == 0 && v.stride % vector == 0 && aligned(v.x);
-  const int64_t vectors = wide ? v.width / vector : v.width;
-  v.lanes = 1;
-  while (v.lanes < kMeansLanes && v.lanes < vectors) v.lanes *= 2;
-  run_class_means(v, wide, stream);
+  const MeansScratch scratch(args, plan, workspace);
+  sort_labels(scratch.sort, stream);
+  run_class_means(view_of(args, plan, scratch), plan.wide, stream);
   return cudaGetLastError();
 }
 

@@ -20,8 +20,9 @@ cudaError_t gram_loss(const GramArgs& args, const Device& device, void* workspac
                       cudaStream_t stream);
 
 // Labels outside the classes make every mean NaN, and their own row's gradient.
-size_t means_workspace(const ClassMeansArgs& args);
-cudaError_t class_means(const ClassMeansArgs& args, void* workspace, cudaStream_t stream);
+size_t means_workspace(const ClassMeansArgs& args, const Device& device);
+cudaError_t class_means(const ClassMeansArgs& args, const Device& device, void* workspace,
+                        cudaStream_t stream);
 cudaError_t class_means_backward(const ClassMeansGradArgs& args, cudaStream_t stream);
 
 inline constexpr int kGramThreads = 256;
@@ -58,15 +59,29 @@ void run_gram_tiles(const GramView& view, cudaStream_t stream);
 void run_gram_project(const GramView& view, cudaStream_t stream);
 void run_gram_value(const GramView& view, cudaStream_t stream);
 
+inline constexpr int kMeansThreads = 256;
+inline constexpr int kMeansRows = 8;  // that a thread has in flight
+
+// How the means of the classes are shared out: a block has a section of the rows of a class, and
+// one of `chunks` runs of columns.
+struct MeansPlan {
+  bool wide;
+  int lanes;  // threads along the columns
+  int64_t chunks, sections;
+};
+
+MeansPlan plan_means(const ClassMeansArgs& args, const Device& device);
+
 // Kernel argument of the class means.
 struct MeansView {
   const void* x;
   const int32_t *order, *start;  // rows sorted by label, see cuda/labels.h
   float* means;
+  float* sums;  // [sections, classes, width]; nullptr: one section, whose sums are all
   int64_t* counts;
   DType dtype;
-  int64_t rows, width, stride, classes;
-  int lanes;  // threads along the columns
+  int64_t rows, width, stride, classes, chunks, sections;
+  int lanes;
 };
 void run_class_means(const MeansView& view, bool wide, cudaStream_t stream);
 void run_means_spread(const ClassMeansGradArgs& args, cudaStream_t stream);

@@ -55,33 +55,75 @@ __device__ __forceinline__ int32_t scan_lanes(int32_t x) {
   return x;
 }
 
-// Exclusive sums of `count` numbers by one warp, in place; returns the total.
-__device__ __forceinline__ int32_t scan_run(int32_t* numbers, int64_t count) {
-  const int lane = threadIdx.x % kWarp;
-  int32_t carry = 0;
-  for (int64_t start = 0; start < count; start += kWarp) {
-    const int64_t i = start + lane;
-    const int32_t x = i < count ? BLL_LOAD(numbers + i) : 0;
-    const int32_t sum = scan_lanes(x);
-    if (i < count) put(numbers + i, carry + sum - x);
-    carry += __shfl_sync(kAllLanes, sum, kWarp - 1);
+// Numbers of a lane that a warp scans at once: their loads are in flight together.
+constexpr int kRun = 4, kWarpRun = kRun * kWarp;
+
+// A lane's of the first `count` numbers, at most a run, as sums of those before them; returns the
+// total.
+__device__ __forceinline__ int32_t scan_run(const int32_t* numbers, int count,
+                                            int32_t (&before)[kRun]) {
+#pragma unroll
+  for (int u = 0; u < kRun; ++u) {
+    const int i = u * kWarp + threadIdx.x % kWarp;
+    before[u] = i < count ? BLL_LOAD(numbers + i) : 0;
   }
-  return carry;
+  int32_t total = 0;
+#pragma unroll
+  for (int u = 0; u < kRun; ++u) {
+    const int32_t sum = scan_lanes(before[u]);
+    before[u] = total + sum - before[u];
+    total += __shfl_sync(kAllLanes, sum, kWarp - 1);
+  }
+  return total;
+}
+
+__device__ __forceinline__ void put_run(int32_t* numbers, int count, int32_t base,
+                                        const int32_t (&before)[kRun]) {
+#pragma unroll
+  for (int u = 0; u < kRun; ++u) {
+    const int i = u * kWarp + threadIdx.x % kWarp;
+    if (i < count) put(numbers + i, base + before[u]);
+  }
+}
+
+// Numbers of the run that begins at `start`, of `count` in all; none or fewer beyond them.
+__device__ __forceinline__ int of_run(int64_t start, int64_t count) {
+  return static_cast<int>(count - start < kWarpRun ? count - start : kWarpRun);
 }
 
 // A warp per class: where every chunk's rows of the class begin among all of the class.
 __global__ void __launch_bounds__(kSortBlock) chunk_starts_kernel(const LabelSort s) {
   const int64_t c = int64_t{blockIdx.x} * (kSortBlock / kWarp) + threadIdx.x / kWarp;
   if (c > s.classes) return;
-  const int32_t total = scan_run(s.counts + c * s.chunks, s.chunks);
+  int32_t* counts = s.counts + c * s.chunks;
+  int32_t total = 0;
+  for (int64_t start = 0; start < s.chunks; start += kWarpRun) {
+    int32_t before[kRun];
+    const int count = of_run(start, s.chunks);
+    const int32_t sum = scan_run(counts + start, count, before);
+    put_run(counts + start, count, total, before);
+    total += sum;
+  }
   if (threadIdx.x % kWarp == 0) put(s.total + c, total);
 }
 
-// One warp: where every class begins.
-__global__ void __launch_bounds__(kWarp) class_starts_kernel(const LabelSort s) {
-  for (int64_t c = threadIdx.x; c <= s.classes; c += kWarp) put(s.start + c, BLL_LOAD(s.total + c));
-  __syncwarp();
-  const int32_t total = scan_run(s.start, s.classes + 1);
+// One block, of as many warps as there are runs: where every class begins.
+__global__ void __launch_bounds__(kScanBlock) class_starts_kernel(const LabelSort s) {
+  BLL_SHARED(int32_t, sums, kScanBlock / kWarp);
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
+  int32_t total = 0;
+  for (int64_t first = 0; first <= s.classes; first += int64_t{warps} * kWarpRun) {
+    const int64_t start = first + warp * kWarpRun;
+    int32_t before[kRun];
+    const int count = of_run(start, s.classes + 1);
+    const int32_t of_warp = scan_run(s.total + start, count, before);
+    __syncthreads();
+    if (lane == 0) sums[warp] = of_warp;
+    __syncthreads();
+    const int32_t own = lane < warps ? sums[lane] : 0, sum = scan_lanes(own);
+    put_run(s.start + start, count, total + __shfl_sync(kAllLanes, sum - own, warp), before);
+    total += __shfl_sync(kAllLanes, sum, kWarp - 1);
+  }
   if (threadIdx.x == 0) put(s.start + s.classes + 1, total);
 }
 
@@ -104,7 +146,10 @@ void sort_labels(const LabelSort& sort, cudaStream_t stream) {
   BLL_LAUNCH(rank_kernel, static_cast<unsigned>(sort.chunks), kSortBlock, stream, sort);
   BLL_LAUNCH(chunk_starts_kernel, blocks_for(sort.classes + 1, kSortBlock / kWarp), kSortBlock,
              stream, sort);
-  BLL_LAUNCH(class_starts_kernel, 1, kWarp, stream, sort);
+  const int64_t runs = ceil_div(sort.classes + 1, kWarpRun);
+  const unsigned scanners =
+      static_cast<unsigned>(runs < kScanBlock / kWarp ? runs * kWarp : kScanBlock);
+  BLL_LAUNCH(class_starts_kernel, 1, scanners, stream, sort);
   BLL_LAUNCH(order_kernel, blocks_for(sort.rows, kSortBlock), kSortBlock, stream, sort);
 }
 

@@ -2,6 +2,7 @@
 // a reduction per class walks over.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "cuda/api.h"
@@ -30,6 +31,16 @@ struct LabelSort {
 };
 
 inline constexpr int kSortBlock = 256;
+inline constexpr int kScanBlock = 1024;  // most threads that scan the classes
+// Entries of the table of counts that more chunks would exceed.
+inline constexpr int64_t kMostCounts = 1 << 22;
+
+// The least rows of a chunk; more where there are many classes, so that chunks are fewer.
+inline int64_t sort_chunk_rows(int64_t rows, int64_t classes) {
+  const int64_t blocks = std::max<int64_t>((rows + kSortBlock - 1) / kSortBlock, 1);
+  const int64_t chunks = std::clamp<int64_t>(kMostCounts / (classes + 1), 1, blocks);
+  return (blocks + chunks - 1) / chunks * kSortBlock;
+}
 
 void sort_labels(const LabelSort& sort, cudaStream_t stream);
 

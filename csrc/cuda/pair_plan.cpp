@@ -4,13 +4,12 @@
 
 #include "cuda/cluster.h"
 #include "cuda/groups.h"
+#include "cuda/labels.h"
 #include "cuda/launch.h"
 
 namespace bll::cuda {
 namespace {
 
-// Entries of the table of label counts that more chunks would exceed.
-constexpr int64_t kMostCounts = 1 << 22;
 constexpr int64_t kMostSections = 64;
 constexpr int64_t kLeastRowsOfSection = 32;
 
@@ -139,9 +138,7 @@ void plan_table(PairPlan& plan, const PairArgs& args, int count, const Device& d
   // Long groups have their sums in float32 throughout.
   const bool in_float = groups && kTableTiers[plan.group.tier].held == 0;
   plan.table_scratch = plan.sections > 1 || (in_float && args.b.dtype != DType::kFloat32);
-  const int64_t blocks = div_up(args.a.count, kThreads);
-  const int64_t chunks = std::clamp<int64_t>(kMostCounts / args.b.count, 1, blocks);
-  plan.sort_rows = div_up(blocks, chunks) * kThreads;
+  plan.sort_rows = sort_chunk_rows(args.a.count, args.b.count);
   plan.sort_chunks = div_up(args.a.count, plan.sort_rows);
 }
 

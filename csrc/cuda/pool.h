@@ -17,13 +17,17 @@ cudaError_t grid_pool_forward(const PoolArgs& args, cudaStream_t stream);
 cudaError_t grid_pool_backward(const PoolArgs& args, void* workspace, cudaStream_t stream);
 
 inline constexpr int kPoolThreads = 256;
+// Most threads along the channels, where they are last: 128 bytes with vector accesses.
+inline constexpr int kChannelLanes = 8;
 
 // A block pools `planes` planes (one image's pixels of one channel), and may then spread their
 // gradient. Channels first: `lanes` threads share a cell. Channels last: `lanes` threads lie along
-// the channels, `count` channels each, and the others take other pixels.
+// the channels, `count` channels each; `sharers` such runs share a cell, and the others take other
+// cells.
 struct PoolPlan {
   int count;  // pixels (channels first) or channels (last) of one access where gradients spread
   int lanes;
+  int sharers;  // channels last, a power of two
   int planes;
   int64_t blocks;
 };
@@ -42,7 +46,7 @@ struct PoolView {
   DType dtype;
   int64_t images, channels, planes;
   int height, width, grid;
-  int lanes, block_planes;
+  int lanes, sharers, block_planes;
 };
 
 void run_pool_planes(Pool kind, bool wide, const PoolView& view, int64_t blocks,

@@ -100,19 +100,23 @@ struct Gathered<Pool::kStd> {
   }
 };
 
-// Every lane of a run of `lanes` gets what the run has; the lower lane's pixels come first in every
-// step, so that all lanes round alike.
+// What a lane has and what the one `step` away has; the lower lane's pixels come first, so that
+// both round alike.
+template <Pool kind>
+__device__ __forceinline__ void merge_lane(Gathered<kind>& own, int step) {
+  Gathered<kind> other = own.from_lane(step);
+  if (threadIdx.x & step) {
+    other.merge(own);
+    own = other;
+  } else {
+    own.merge(other);
+  }
+}
+
+// Every lane of a run of `lanes` gets what the run has.
 template <Pool kind>
 __device__ __forceinline__ void merge_lanes(Gathered<kind>& own, int lanes) {
-  for (int step = 1; step < lanes; step *= 2) {
-    Gathered<kind> other = own.from_lane(step);
-    if (threadIdx.x & step) {
-      other.merge(own);
-      own = other;
-    } else {
-      own.merge(other);
-    }
-  }
+  for (int step = 1; step < lanes; step *= 2) merge_lane(own, step);
 }
 
 // Stores a cell's result, or what its gradient needs.

@@ -9,8 +9,6 @@
 namespace bll::cuda {
 namespace {
 
-// Threads along the channels: 128 bytes with vector accesses.
-constexpr int64_t kChannelLanes = 8;
 constexpr int kWarps = kPooledThreads / kWarp;
 
 bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }

@@ -83,11 +83,14 @@ def test_pool_strides_and_upstream() -> None:
 def test_same_bits_in_every_order() -> None:
     case = make_gram(batch=70, inner=(40,))
     x, labels = torch.randn(300, 24), torch.randint(4, (300,))
+    long = torch.randn(300, 256)
     results = []
     for order in (0, 1, 5):
         with emulation(order):
             value, (grad,) = case.call(True, case.x)
-            results.append((value, grad, *op("emulated", "class_means")(x, labels, 5)))
+            means = op("emulated", "class_means")(x, labels, 5)
+            sections = op("emulated", "class_means")(long, labels // 2, 2)
+            results.append((value, grad, *means, *sections))
     for got in results[1:]:
         for one, other in zip(got, results[0], strict=True):
             assert_same_bits(one, other)
@@ -102,6 +105,8 @@ def test_launches() -> None:
         assert counts()["launches"] == launches
     op("emulated", "class_means")(torch.randn(50, 8), torch.randint(4, (50,)), 4)
     assert counts()["launches"] == 5
+    op("emulated", "class_means")(torch.randn(200, 256), torch.randint(2, (200,)), 2)
+    assert counts()["launches"] == 6
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -114,12 +119,44 @@ def test_means(dtype: torch.dtype, inner: tuple[int, ...]) -> None:
     check_means(x, torch.zeros(50, dtype=torch.int32), 1, None)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [130, 256, 600])
+def test_means_of_sections(dtype: torch.dtype, width: int) -> None:
+    """Of vectors and of single latents; of classes with few rows, and with almost all of them."""
+    x = torch.randn(300, width).to(dtype)
+    check_means(x, torch.randint(2, (300,)), 2, None)
+    check_means(x, (torch.arange(300) > 297).long(), 3, None)
+    x[7, 3], x[250, 4], x[8, 4], x[9, 5] = torch.inf, torch.inf, -torch.inf, torch.nan
+    means, _ = op("emulated", "class_means")(x, torch.arange(300) // 260, 2)
+    assert means[0, 3] == torch.inf and means[0, [4, 5]].isnan().all()
+    assert means.isfinite().sum() == 2 * width - 3
+    labels = torch.zeros(300, dtype=torch.int64)
+    labels[5] = 2
+    means, found = op("emulated", "class_means")(x, labels, 2)
+    assert means.isnan().all() and found.tolist() == [299, 0]
+
+
 def test_means_of_many_rows_keep_their_accuracy() -> None:
-    x = 1000 + torch.randn(3000, 2)
-    means, found = op("emulated", "class_means")(x, torch.arange(3000) % 2, 2)
-    want = torch.stack((x[::2].double().mean(0), x[1::2].double().mean(0)))
-    torch.testing.assert_close(means.double(), want, rtol=3e-7, atol=0)
-    assert found.tolist() == [1500, 1500]
+    """Of equal rows too, whose sums are all rounded to the same side."""
+    two = torch.arange(3000) % 2
+    for x in (1000 + torch.randn(3000, 2), (1 + torch.rand(256)).repeat(3000, 1)):
+        for processors in (1, 3, 40):  # 2, 6 and 46 sections of the long rows
+            with emulation(0, processors):
+                means, found = op("emulated", "class_means")(x, two, 2)
+            want = torch.stack((x[::2].double().mean(0), x[1::2].double().mean(0)))
+            torch.testing.assert_close(means.double(), want, rtol=3e-7, atol=0)
+            assert found.tolist() == [1500, 1500]
+
+
+def test_means_of_no_latents() -> None:
+    means, _ = op("emulated", "class_means")(torch.ones(9000, 0), torch.zeros(9000).long(), 1)
+    assert means.shape == (1, 0)
+
+
+def test_means_of_many_classes_and_of_many_rows() -> None:
+    """Classes for warps and turns of the block that scans them, chunks for turns of a warp."""
+    for rows, width, classes in ((300, 64, 200), (300, 256, 8300), (33_000, 1, 3)):
+        check_means(torch.randn(rows, width), torch.randint(classes, (rows,)), classes, None)
 
 
 def test_means_of_pooled_and_strided() -> None:

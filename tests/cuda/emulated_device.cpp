@@ -205,14 +205,14 @@ void gram_loss(const cpu::GramArgs& given, const Tensor& like) {
 
 void class_means(const cpu::ClassMeansArgs& given, const Tensor& like) {
   cpu::ClassMeansArgs args = given;
-  const size_t workspace = cuda::means_workspace(args);
+  const size_t workspace = cuda::means_workspace(args, machine);
   const Tensor scratch = new_empty(like, {static_cast<int64_t>(workspace) + 16}, ScalarType::Byte);
   const Guarded means(args.means, args.classes * args.width * sizeof(float));
   const Guarded counts(args.counts, args.classes * sizeof(int64_t));
   const Guarded memory(scratch.mutable_data_ptr(), workspace);
   args.means = means.data();
   args.counts = static_cast<int64_t*>(counts.data());
-  const cudaError_t error = cuda::class_means(args, memory.data(), nullptr);
+  const cudaError_t error = cuda::class_means(args, machine, memory.data(), nullptr);
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA: error ", static_cast<int>(error));
   means.finish("the means");
   counts.finish("the counts");

@@ -46,6 +46,26 @@ def test_cells_that_fill_a_block_and_planes_that_fill_several(kind: str, memory:
 
 
 @every_kind
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("size", "grid", "barriers"), [(20, 10, 0), (12, 4, 0), (30, 1, 2), (24, 2, 2), (60, 3, 10)]
+)
+def test_who_shares_a_cell_of_many_channels(
+    kind: str, dtype: torch.dtype, size: int, grid: int, barriers: int
+) -> None:
+    """A run of lanes, several of a warp, or warps, which alone meet at barriers: of one or several
+    cells at a time, also fewer than there is room for."""
+    x = torch.randn(1, 72, size, size).to(dtype).to(memory_format=torch.channels_last)
+    counts()
+    op("emulated", "grid_pool")(x, kind, grid)
+    done = counts()
+    # A block has 128 bytes of channels.
+    assert done["blocks"] == -(-72 * dtype.itemsize // 128)
+    assert done["barriers"] == done["blocks"] * barriers
+    check_pool(x, kind, grid)
+
+
+@every_kind
 def test_strides_layouts_and_no_maps(kind: str) -> None:
     base = torch.randn(2, 6, 10, 12)
     views = (base[:, ::2], base[:, :, 1:9, 2:], base.transpose(2, 3), base.transpose(0, 1))

@@ -244,10 +244,20 @@ def test_gram() -> None:
 
 @every_dtype
 def test_class_means(dtype: torch.dtype) -> None:
-    x, labels = torch.randn(60, 64).to(dtype), torch.arange(60) % 5
-    got = counted(lambda: op("emulated", "class_means")(x, labels, 5))
-    means, sort = model.class_means(60, 64, 5, dtype.itemsize), model.label_sort(60, 5, 1, 5)
-    assert (got.loaded, got.stored) == (means.loaded + sort.loaded, means.stored + sort.stored)
+    """Three processors have 12 blocks: sections of a class's rows, where these are enough."""
+    for rows, width, classes in ((60, 64, 5), (600, 512, 2)):
+        x, labels = torch.randn(rows, width).to(dtype), torch.arange(rows) % classes
+        got = counted(
+            lambda x=x, labels=labels, classes=classes: op("emulated", "class_means")(
+                x, labels, classes
+            )
+        )
+        # A block has 64 vectors of a row.
+        sections = 1 if rows == 60 else 12 // (classes * width * dtype.itemsize // 1024)
+        means = model.class_means(rows, width, classes, dtype.itemsize, sections=sections)
+        chunks = -(-rows // 256)
+        sort = model.label_sort(rows, classes, chunks, chunks * classes)
+        assert (got.loaded, got.stored) == (means.loaded + sort.loaded, means.stored + sort.stored)
 
 
 @every_dtype

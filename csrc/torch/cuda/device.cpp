@@ -138,8 +138,8 @@ void gram_loss(const cpu::GramArgs& args, const Tensor& like) {
 
 void class_means(const cpu::ClassMeansArgs& args, const Tensor& like) {
   const Launch launch(like);
-  const Tensor workspace = scratch(like, cuda::means_workspace(args));
-  check(cuda::class_means(args, workspace.mutable_data_ptr(), launch.stream()));
+  const Tensor workspace = scratch(like, cuda::means_workspace(args, launch.device()));
+  check(cuda::class_means(args, launch.device(), workspace.mutable_data_ptr(), launch.stream()));
 }
 
 void class_means_backward(const cpu::ClassMeansGradArgs& args, const Tensor& like) {
