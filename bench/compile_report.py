@@ -211,12 +211,17 @@ def pool_cases(dtype: torch.dtype) -> Cases:
 
 
 def standardize_cases(_: torch.dtype) -> Cases:
-    """Standardised channels of one number a row, of cells, and of more cells than a tile."""
+    """Standardised channels of one number a row, of cells, and of more cells than a tile.
+
+    Few rows take one launch, many rows two.
+    """
+    run, back = standardize.standardize_channels, standardize.standardize_channels_backward
     for cells in (1, 16, 400):
-        x, scale = torch.zeros(64, 32 * cells), torch.zeros(32)
-        run, back = standardize.standardize_channels, standardize.standardize_channels_backward
-        yield f"standardize {cells}", _launches(run, x, 32, 1e-5)
-        yield f"standardize {cells} back", _launches(back, x, x, scale)
+        for rows in (64, 2048):
+            x, scale = torch.zeros(rows, 32 * cells), torch.zeros(32)
+            name = f"standardize {rows} x {cells}"
+            yield name, _launches(run, x, 32, 1e-5)
+            yield f"{name} back", _launches(back, x, x, scale)
 
 
 #: What is compiled on every commit: dtype, loss, and whether with class tables.

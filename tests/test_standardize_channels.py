@@ -61,10 +61,10 @@ def check_odd_inputs() -> None:
         assert grad.shape == shape
 
 
-def check_nonfinite(shape: tuple[int, ...]) -> None:
-    """What is not finite stays in its channel, of four or more."""
+def check_nonfinite(shape: tuple[int, ...], row: int = 0) -> None:
+    """What is not finite, from `row` on, stays in its channel, of four or more."""
     x = torch.randn(shape)
-    x[1, 1, 1], x[2, 2, 2] = torch.nan, torch.inf
+    x[row + 1, 1, 1], x[row + 2, 2, 2] = torch.nan, torch.inf
     x.requires_grad_()
     got = bk.standardize_channels(x)
     (grad,) = torch.autograd.grad(got.sum(), x)

@@ -201,3 +201,31 @@ def channel_tile(cells: int) -> ChannelTile:
     columns = min(power_of_two(cells), 256)
     group = max(1, 32 // columns)
     return ChannelTile(2 * ELEMENTS // (group * columns), group, columns, 4)
+
+
+#: Numbers of its channels that a program reads without others sharing them; parts have half.
+CHANNEL_NUMBERS = 32768
+
+
+def channel_parts(rows: int, channels: int, width: int) -> tuple[int, int]:
+    """Parts of the rows of standardised channels, none empty, and rows of each but the last.
+
+    Args:
+        rows: rows in all, 1 or more.
+        channels: of a row.
+        width: numbers of a row, its channels' cells.
+    """
+    cells = width // channels
+    tile = channel_tile(cells)
+    numbers = rows * min(tile.group, channels) * cells
+    if numbers <= CHANNEL_NUMBERS:
+        return 1, rows
+    wanted = ceil_div(BUSY, ceil_div(channels, tile.group))
+    parts = min(wanted, ceil_div(numbers, CHANNEL_NUMBERS // 2), 256)
+    share = ceil_div(ceil_div(rows, parts), tile.rows) * tile.rows  # whole tiles
+    return ceil_div(rows, share), share
+
+
+def channel_merge(tile: ChannelTile) -> int:
+    """Parts that a program merges at a time."""
+    return min(128, ELEMENTS // tile.group)
