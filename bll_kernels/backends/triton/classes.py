@@ -156,6 +156,13 @@ def _tiled_gradients(
     return grad_a, grad_table
 
 
+def _result(found: Tensor | None, operand: Tensor, wanted: bool) -> Tensor:
+    """A gradient in its operand's shape and dtype, 0 where no latents give one; else empty."""
+    if found is None:
+        return operand.new_zeros(operand.shape if wanted else (0,))
+    return found.reshape(operand.shape).to(operand.dtype)
+
+
 def class_loss_backward(
     grad: Tensor, residual: Tensor, a: Tensor, table: Tensor, family: str, group: int, tau: float,
     normalize_message: bool, tilt: float, need_a: bool, need_table: bool, need_bias: bool,
@@ -166,19 +173,12 @@ def class_loss_backward(
     rows = problem.batch.numel()
     upstream = grad.float().expand(problem.batch).reshape(rows, 1)
     coefficient = (residual.reshape(rows, table.shape[0]) * upstream).contiguous()
-    grad_a = torch.zeros(a.shape if need_a else (0,), dtype=a.dtype, device=a.device)
-    grad_table = torch.zeros(
-        table.shape if need_table else (0,), dtype=table.dtype, device=a.device
-    )
+    grad_a, grad_table = None, None
     if a.numel() and (need_a or need_table):
         run = linear_gradients if family in LINEAR_FAMILIES else _tiled_gradients
-        found_a, found_table = run(problem, coefficient, need_a, need_table)
-        if found_a is not None:
-            grad_a = found_a.reshape(a.shape).to(a.dtype)
-        if found_table is not None:
-            grad_table = found_table.reshape(table.shape).to(table.dtype)
+        grad_a, grad_table = run(problem, coefficient, need_a, need_table)
     bias = coefficient.sum(0) if need_bias else residual.new_empty((0,))
-    return grad_a, grad_table, bias
+    return _result(grad_a, a, need_a), _result(grad_table, table, need_table), bias
 
 
 def class_loss_value_and_grad(
