@@ -33,6 +33,7 @@ from bll_kernels.backends.triton.launch import (
     LONGEST_TILE,
     element_tile,
     group_tile,
+    section_tile,
     sections,
     table_tile,
 )
@@ -123,11 +124,18 @@ def test_class_table(family: str) -> None:
         check_pair(case.with_options(b=table, loss="kl"))
 
 
-@every_family
-def test_many_rows_of_few_classes(family: str) -> None:
-    """Several sections per class, the last ones short, a class without rows."""
-    labels = torch.randint(3, (70,)) * 2
-    case = make_pair(family, "evidence", batch=(70,), width=260, labels=labels)
+@pytest.mark.parametrize(
+    ("family", "rows"),
+    [*((family, 70) for family in oracle.FAMILIES), ("bernoulli", 270), ("gaussian-diagonal", 270)],
+)
+def test_many_rows_of_few_classes(family: str, rows: int) -> None:
+    """Several sections per class, the last ones short or empty, a class without rows.
+
+    More rows: more sections than are added up one by one, most of the rows in one class.
+    """
+    labels = torch.randint(3, (rows,)) * 2
+    labels[70:] = 2
+    case = make_pair(family, "evidence", batch=(rows,), width=260, labels=labels)
     table = make_pair(family, batch=(6,), width=260, seed=1).b
     _, twin, _ = pair_functions("evidence")
     _, grads = twin(case.a, table, package_family(case.family), labels=labels, wrt=("a", "b"))
@@ -252,8 +260,14 @@ def test_tiles_are_a_table() -> None:
     assert table_tile(300, False) == (4, 256, 4)
     assert table_tile(300, True) == (2, 256, 4)
     assert table_tile(2, False) == (128, 2, 4)
-    assert sections(10, 6, table_tile(300, False)) == 1
-    assert sections(10**6, 10, table_tile(300, False)) == 64
+    narrow, wide = table_tile(2, False), table_tile(300, False)
+    assert sections(10, 6, 1, wide) == sections(0, 0, 1, wide) == 1
+    assert sections(4096, 11, 16, wide) == 6  # as many as keep a GPU busy
+    assert sections(10**6, 1, 1, wide) == 1024
+    assert sections(10**6, 1001, 16, wide) == 15  # 64 rows of an equal share
+    assert sections(10**7, 10, 16, wide) == 256
+    assert sections(10**6, 1001, 1, narrow) == 2  # 512 rows there
+    assert section_tile(16) == (1, 1024, 4) and section_tile(17) == (32, 32, 4)
     assert group_tile(2) == (512, 2, 4)
     assert group_tile(2, table=True) == (128, 2, 4)
     assert group_tile(1025) == group_tile(1025, table=True) == (1, 2048, 8)

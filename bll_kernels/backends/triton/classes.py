@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bll_kernels.backends.triton import class_kernels, reduce_kernels, score_kernels
+from bll_kernels.backends.triton import class_kernels, score_kernels
 from bll_kernels.backends.triton.class_problem import LINEAR_FAMILIES, ClassProblem
 from bll_kernels.backends.triton.groups import crossed_values
 from bll_kernels.backends.triton.launch import (
     CLASS_TILE,
-    ELEMENTS,
     ceil_div,
     class_table_parts,
     launch,
@@ -25,7 +24,7 @@ from bll_kernels.backends.triton.launch import (
 )
 from bll_kernels.backends.triton.linear import linear_gradients
 from bll_kernels.backends.triton.operands import check_dtypes, per_row
-from bll_kernels.backends.triton.tables import reduce_partials
+from bll_kernels.backends.triton.tables import parts_of, reduce_partials, sum_parts
 from bll_kernels.families import FORMULAS
 
 
@@ -132,8 +131,8 @@ def _tiled_gradients(
         launch(class_kernels.class_gradient_a, programs, tile.warps, **arguments, out_ptr=grad_a)
     if need_table:
         parts = class_table_parts(rows, classes, width)
-        shape = problem.table.shape
-        partial = coefficient.new_empty((parts, *shape))
+        grad_table = torch.empty_like(problem.table, memory_format=torch.contiguous_format)
+        partial = parts_of(grad_table, parts)
         mean = None
         if problem.normalize:
             formulas = FORMULAS[problem.family]
@@ -147,12 +146,7 @@ def _tiled_gradients(
             class_kernels.class_gradient_table, programs, tile.warps,
             **arguments, mean_ptr=mean, out_ptr=partial, parts=parts,
         )  # fmt: skip
-        grad_table = coefficient.new_empty(shape)
-        launch(
-            reduce_kernels.sum_sections, ceil_div(shape.numel(), ELEMENTS), 4,
-            partial_ptr=partial, out_ptr=grad_table, sections=parts, size=shape.numel(),
-            BLOCK=ELEMENTS,
-        )  # fmt: skip
+        sum_parts(partial, grad_table)
     return grad_a, grad_table
 
 

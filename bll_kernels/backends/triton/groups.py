@@ -109,7 +109,7 @@ def run_group_table(
     tile = group_tile(problem.group, table=True)
     assert tile is not None
     owners = (b.count + 1) * problem.groups  # rows without a class have outputs too
-    parts = sections(a.count, owners, tile)
+    parts = sections(a.count, b.count + 1, problem.groups, tile)
     order, start = rows_by_label(labels, b.count)
     total = problem.adds_programs(problem.groups)
     value = None

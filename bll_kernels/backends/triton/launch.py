@@ -97,16 +97,26 @@ def table_tile(width: int, grouped: bool) -> Tile:
     return Tile(min(128, ELEMENTS // columns // (2 if grouped else 1)), columns, 4)
 
 
-def sections(rows: int, tables: int, tile: Tile) -> int:
+def sections(rows: int, owners: int, chunks: int, tile: Tile) -> int:
     """Sections into which the rows of every class are cut, each reduced by its own program.
+
+    As many as keep a GPU busy where classes are equal. One that has most of the rows takes more:
+    as long as an equal share would give every section 64 rows, their sums are few beside the rows.
 
     Args:
         rows: rows in all.
-        tables: programs per section (classes times column tiles).
+        owners: classes, and rows without one where they count.
+        chunks: programs per section of a class: column tiles, or groups.
         tile: rows that one program takes at a time.
     """
-    wanted = ceil_div(BUSY, max(tables, 1))
-    return max(1, min(wanted, ceil_div(rows, 4 * tile.rows), 64))
+    busy = ceil_div(BUSY, max(owners * chunks, 1))
+    unequal = min(rows // (max(64, 4 * tile.rows) * max(owners, 1)), 256)
+    return max(1, min(max(busy, unequal), ceil_div(rows, 4 * tile.rows)))
+
+
+def section_tile(parts: int) -> Tile:
+    """Sections (rows) and numbers of each (columns) that are added up at a time."""
+    return Tile(1, ELEMENTS, 4) if parts <= 16 else Tile(32, ELEMENTS // 32, 4)
 
 
 #: Longest group that one program holds in registers: at twice the length the kernel spills.
@@ -153,7 +163,7 @@ def class_table_parts(rows: int, classes: int, width: int) -> int:
     """Parts into which the rows of a class-table gradient are cut."""
     tile = CLASS_TILE
     programs = ceil_div(classes, tile.classes) * ceil_div(width, tile.columns)
-    return max(1, min(ceil_div(BUSY, max(programs, 1)), ceil_div(rows, 4 * tile.rows), 64))
+    return max(1, min(ceil_div(BUSY, max(programs, 1)), ceil_div(rows, 4 * tile.rows)))
 
 
 #: Tile of the Gram kernels: rows, rows they meet ("classes"), latents of one product.

@@ -90,7 +90,7 @@ def table_elements(
     # Rows without a class add to none, but have outputs too.
     alone = grad_a is None and not with_value and following is None
     owners = classes if alone else classes + 1
-    parts = sections(a.count, owners * chunks, tile)
+    parts = sections(a.count, owners, chunks, tile)
     programs = parts * owners * chunks
     order, start = rows_by_label(labels, classes)
     sums = parts_of(grad_b, parts)

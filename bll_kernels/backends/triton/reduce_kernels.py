@@ -24,13 +24,14 @@ def sum_partials(
     tl.store(out_ptr + row, result.to(tl.float32))
 
 
-@triton.jit(do_not_specialize=["sections", "size"])
-def sum_sections(partial_ptr, out_ptr, sections, size, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["sections"])
+def sum_sections(partial_ptr, out_ptr, sections, size, SECTIONS: tl.constexpr, BLOCK: tl.constexpr):
     """out[i] = sum over s of partial[s, i], cast to out's dtype."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < size
-    total = tl.zeros([BLOCK], tl.float32)
-    for section in range(0, sections):
-        offset = tl.cast(section, tl.int64) * size
-        total += tl.load(partial_ptr + offset + at, mask=inside, other=0.0)
-    tl.store(out_ptr + at, total, mask=inside)
+    total = tl.zeros([SECTIONS, BLOCK], tl.float32)
+    for first in range(0, sections, SECTIONS):
+        section = (first + tl.arange(0, SECTIONS)).to(tl.int64)
+        mask = (section < sections)[:, None] & (at < size)[None, :]
+        part = partial_ptr + (section * size)[:, None] + at[None, :]
+        total += tl.load(part, mask=mask, other=0.0)
+    tl.store(out_ptr + at, tl.sum(total, 0), mask=at < size)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bll_kernels.backends.triton import reduce_kernels
-from bll_kernels.backends.triton.launch import ELEMENTS, ceil_div, launch
+from bll_kernels.backends.triton.launch import ELEMENTS, ceil_div, launch, section_tile
 from bll_kernels.backends.triton.operands import per_row
 
 
@@ -29,13 +29,14 @@ def parts_of(out: Tensor, parts: int) -> Tensor:
 
 
 def sum_parts(partial: Tensor, out: Tensor) -> None:
-    """Add up what programs left in `parts_of(out, ...)`, in order."""
+    """Add up what programs left in `parts_of(out, ...)`, in a fixed order."""
     if partial is out:
         return
+    tile = section_tile(partial.shape[0])
     launch(
-        reduce_kernels.sum_sections, ceil_div(out.numel(), ELEMENTS), 4,
+        reduce_kernels.sum_sections, ceil_div(out.numel(), tile.columns), tile.warps,
         partial_ptr=partial, out_ptr=out, sections=partial.shape[0], size=out.numel(),
-        BLOCK=ELEMENTS,
+        SECTIONS=tile.rows, BLOCK=tile.columns,
     )  # fmt: skip
 
 
