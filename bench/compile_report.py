@@ -185,7 +185,9 @@ def gram_cases(dtype: torch.dtype) -> Cases:
     run, options = gram.gram_loss_value_and_grad, (1.0, -0.5)
     yield "gram labels", _launches(run, x, labels, None, None, *options, True, "batchmean")
     yield "gram vectors", _launches(run, x, None, x, None, *options, False, "batchmean")
-    yield "class means", _launches(means.class_means, x, labels, 10)
+    for rows in (64, 1024):  # few sections and many
+        given = x.new_zeros(rows, 1024), labels.new_zeros(rows)
+        yield f"class means of {rows}", _launches(means.class_means, *given, 10)
     counts = torch.zeros(10, dtype=torch.int64)
     grad = torch.zeros(10, 1024)
     yield "class means back", _launches(means.class_means_backward, grad, labels, counts)

@@ -10,7 +10,7 @@ from gram_cases import check_gram, check_means, make_gram
 from tolerance import assert_close, assert_same_bits
 
 import bll_kernels as bk
-from bll_kernels.backends.triton.launch import gram_parts
+from bll_kernels.backends.triton.launch import gram_parts, sections, table_tile
 from bll_kernels.ops import op
 
 pytestmark = pytest.mark.usefixtures("poisoned", "triton_backend")
@@ -108,12 +108,31 @@ def test_means(dtype: torch.dtype, inner: tuple[int, ...]) -> None:
     check_means(x, torch.zeros(50, dtype=torch.int32), 1, None)
 
 
+@pytest.mark.parametrize(
+    ("shape", "parts", "dtype"),
+    [((70, 300), 5, DTYPES[0]), ((600, 100), 19, DTYPES[1]), ((400, 30), 4, DTYPES[2])],
+    ids=str,
+)
+def test_means_of_sections(shape: tuple[int, int], parts: int, dtype: torch.dtype) -> None:
+    """Few and many sections of every class; one class, or most rows in one."""
+    tile = table_tile(shape[1], False)
+    assert sections(shape[0], 3, -(-shape[1] // tile.columns), tile) == parts
+    x, labels = (torch.randn(shape) + 3).to(dtype), torch.randint(3, shape[:1])
+    check_means(x, labels, 3, None)
+    labels[10:] = 1
+    check_means(x, labels, 3, None)
+    check_means(x, torch.zeros_like(labels), 1, None)
+
+
 def test_means_of_pooled_and_strided() -> None:
     check_means(torch.randn(6, 5, 7, 6), torch.randint(3, (6,)), 4, ("mean", 2))
     check_means(torch.randn(20, 8).t(), torch.randint(3, (8,)), 3, None)
 
 
 def test_a_label_out_of_range_is_never_silent() -> None:
+    many = torch.ones(70, 300)
+    means, counts = op("triton", "class_means")(many, torch.arange(70) % 4, 3)
+    assert torch.isnan(means).all() and counts.tolist() == [18, 18, 17]
     for labels in ([0, 3, 1], [0, -1, 1], [0, 2**40, 1]):
         means, counts = op("triton", "class_means")(torch.ones(3, 2), torch.tensor(labels), 3)
         assert torch.isnan(means).all() and counts.tolist() == [1, 1, 0]

@@ -1,48 +1,40 @@
-"""Class means: every class's rows are found by their labels and added in their order."""
+"""Class means: rows sorted by label, every class's in parts, added in their order."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-
-@triton.jit(do_not_specialize=["rows", "classes"])
-def class_counts(labels_ptr, out_ptr, rows, classes, BLOCK: tl.constexpr):
-    """out[c] = rows of class c; out[classes] = rows of no class."""
-    label = tl.program_id(0)
-    lane = tl.arange(0, BLOCK)
-    total = tl.zeros([BLOCK], tl.int64)
-    for start in range(0, rows, BLOCK):
-        inside = start + lane < rows
-        own = tl.load(labels_ptr + start + lane, mask=inside, other=0)
-        lost = (own < 0) | (own >= classes)
-        hit = tl.where(label == classes, lost, own == label)
-        total += (hit & inside).to(tl.int64)
-    tl.store(out_ptr + label, tl.sum(total, 0))
+from bll_kernels.backends.triton.table_kernels import section
 
 
-@triton.jit(do_not_specialize=["rows", "classes"])
+@triton.jit(do_not_specialize=["classes", "parts"])
 def class_sums(
-    x_ptr, labels_ptr, counts_ptr, out_ptr, rows, width, classes, x_row,
+    x_ptr, order_ptr, start_ptr, out_ptr, width, classes, parts, x_row,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """out[c] = mean of the rows of class c; NaN everywhere if a row has no class."""
+    """out[part, c] = sum of one of the parts of class c's rows, divided by all of their number.
+
+    NaN everywhere if a row has no class. `order` and `start` are as in `pair_table`.
+    """
     chunks = tl.cdiv(width, COLUMNS)
     column = (tl.program_id(0) % chunks) * COLUMNS + tl.arange(0, COLUMNS)
-    label = (tl.program_id(0) // chunks).to(tl.int64)
+    label = (tl.program_id(0) // chunks % classes).to(tl.int64)
+    part = (tl.program_id(0) // chunks // classes).to(tl.int64)
+    begin, end = section(start_ptr, label, part, parts)
     wide = column < width
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in range(0, rows, ROWS):
-        row = (start + tl.arange(0, ROWS)).to(tl.int64)
-        own = tl.load(labels_ptr + row, mask=row < rows, other=-1) == label
-        mask = own[:, None] & wide[None, :]
+    for position in range(begin, end, ROWS):
+        inside = position + tl.arange(0, ROWS) < end
+        row = tl.load(order_ptr + position + tl.arange(0, ROWS), mask=inside, other=0)
+        mask = inside[:, None] & wide[None, :]
         x = tl.load(x_ptr + (row * x_row)[:, None] + column[None, :], mask=mask, other=0.0)
         total += x.to(tl.float32)
-    count = tl.load(counts_ptr + label).to(tl.float32)
-    mean = tl.sum(total, 0) / tl.where(count > 0, count, 1.0)
-    lost = tl.load(counts_ptr + classes)
-    mean = tl.where(lost > 0, float("nan"), mean)
-    tl.store(out_ptr + label * width + column, mean, mask=wide)
+    count = (tl.load(start_ptr + label + 1) - tl.load(start_ptr + label)).to(tl.float32)
+    share = tl.sum(total, 0) / tl.where(count > 0, count, 1.0)
+    lost = tl.load(start_ptr + classes + 1) - tl.load(start_ptr + classes)
+    share = tl.where(lost > 0, float("nan"), share)
+    tl.store(out_ptr + (part * classes + label) * width + column, share, mask=wide)
 
 
 @triton.jit(do_not_specialize=["classes"])

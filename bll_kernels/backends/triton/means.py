@@ -6,29 +6,36 @@ import torch
 from torch import Tensor
 
 from bll_kernels.backends.triton import mean_kernels
-from bll_kernels.backends.triton.launch import ELEMENTS, ceil_div, launch, power_of_two, table_tile
+from bll_kernels.backends.triton.launch import (
+    ELEMENTS,
+    ceil_div,
+    launch,
+    power_of_two,
+    sections,
+    table_tile,
+)
 from bll_kernels.backends.triton.operands import as_rows, check_dtypes
+from bll_kernels.backends.triton.tables import parts_of, rows_by_label, sum_parts
 
 
 def class_means(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Mean of every class's rows and their number."""
     check_dtypes(x)
-    rows, labels = as_rows(x, "gaussian"), labels.contiguous()
+    rows = as_rows(x, "gaussian")
     means = torch.empty((classes, rows.width), dtype=torch.float32, device=x.device)
-    counts = torch.empty((classes + 1,), dtype=torch.int64, device=x.device)
-    launch(
-        mean_kernels.class_counts, classes + 1, 4,
-        labels_ptr=labels, out_ptr=counts, rows=rows.count, classes=classes, BLOCK=ELEMENTS,
-    )  # fmt: skip
-    if rows.width:
+    order, start = rows_by_label(labels.contiguous(), classes)
+    if means.numel():
         tile = table_tile(rows.width, False)
+        chunks = ceil_div(rows.width, tile.columns)
+        parts = sections(rows.count, classes, chunks, tile)
+        sums = parts_of(means, parts)
         launch(
-            mean_kernels.class_sums, classes * ceil_div(rows.width, tile.columns), tile.warps,
-            x_ptr=rows.tensor, labels_ptr=labels, counts_ptr=counts, out_ptr=means,
-            rows=rows.count, width=rows.width, classes=classes, x_row=rows.row, ROWS=tile.rows,
-            COLUMNS=tile.columns,
+            mean_kernels.class_sums, parts * classes * chunks, tile.warps,
+            x_ptr=rows.tensor, order_ptr=order, start_ptr=start, out_ptr=sums, width=rows.width,
+            classes=classes, parts=parts, x_row=rows.row, ROWS=tile.rows, COLUMNS=tile.columns,
         )  # fmt: skip
-    return means, counts[:classes].clone()
+        sum_parts(sums, means)
+    return means, start[: classes + 1].diff()
 
 
 def class_means_backward(grad: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
