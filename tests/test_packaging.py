@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -86,8 +87,7 @@ def test_flags_come_from_one_file():
 
 def test_one_gpu_is_enough_to_compile_for():
     flags = (ROOT / "csrc" / "nvccflags.txt").read_text().split()
-    pairs = list(zip(flags, flags[1:], strict=False))
-    targets = [target for word, target in pairs if word == "-gencode"]
+    targets = [target for word, target in itertools.pairwise(flags) if word == "-gencode"]
     assert len(targets) >= 3
     rest = [f for f in flags if f != "-gencode" and f not in targets]
     asked = "*setup.nvcc_flags()"

@@ -62,7 +62,8 @@ def cuda_archs() -> list[str] | None:
     wrong = [word for word in found if not re.fullmatch(r"\d{2,3}", word) or int(word) < 80]
     if wrong:
         raise SystemExit(
-            f"BLL_CUDA_ARCHS: expected compute capabilities from 80 on, such as 80,90; got {given!r}"
+            "BLL_CUDA_ARCHS: expected compute capabilities from 80 on, such as 80,90; "
+            f"got {given!r}"
         )
     return found or None
 
