@@ -168,6 +168,7 @@ def test_a_second_run_measures_only_what_is_left(tmp_path, begun, measured, monk
     assert run.record.stages["kernels"]["result"] == "not finished"
     note = "1 of 3 measured; 2 not reached: hangs [native]; b [native]"
     assert run.record.stages["kernels"]["note"] == note
+    assert not (tmp_path / "gpu.now").exists()
     again = some_run(tmp_path)
     assert not stages.run_stage("kernels", again)
     assert again.record.entries["hangs [native]"]["failure"] == "ours: no end after 1 s"
@@ -254,6 +255,10 @@ def test_a_mode_of_other_bits_costs_no_other_case(tmp_path, monkeypatch) -> None
     with pytest.raises(StageFailed, match=r"3 of 3 networks; .*; 3 wrong: fails; differs; cannot"):
         verdicts.executor(record)
     assert f"gate of pipelined: {why}" in (tmp_path / "gpu.md").read_text()
+    # A peer that cannot be built is a finding; a mode that cannot is a failure.
+    ours = {"gates_failed": {}, "failures": {"graphed, one stream": "RuntimeError: no"}}
+    assert verdicts.executor_is_wrong(ours)
+    assert not verdicts.executor_is_wrong({**ours, "failures": {"backprop graph": "no"}})
 
 
 def test_networks_that_do_not_fit_are_not_reached(tmp_path, monkeypatch) -> None:

@@ -15,7 +15,7 @@ from bench.gpu.run import NotFinished, Run, StageFailed
 #: What a process says, and how it ends; by the name of its test.
 SCRIPTS = {
     "good": "print('x::a PASSED'); print('=== 3 passed in 0.1s ===')",
-    "bad": "print('x::a FAILED'); print('1 failed, 2 passed in 0.1s'); raise SystemExit(1)",
+    "bad": "print('x::a FAILED'); print('== 1 failed, 2 passed, 1 warning in 0.1s =='); raise SystemExit(1)",
     "none": "print('no tests ran in 0.1s'); raise SystemExit(5)",
     "skips": "print('2 skipped in 0.1s')",
     "crashes": "import os; print('Fatal'); os.abort()",
@@ -59,7 +59,7 @@ def test_suites_are_filed_as_they_end(tmp_path, named) -> None:
         suites.run_suites(run)
     found = results(run)
     assert found["good"] == ("passed", "3 passed")
-    assert found["bad"] == ("FAILED", "exit 1: 1 failed, 2 passed")
+    assert found["bad"] == ("FAILED", "exit 1: 1 failed, 2 passed, 1 warning")
     # Nothing ran, everything was skipped: no test that passed, no suite that did.
     assert found["none"] == ("FAILED", "exit 5: no tests ran in 0.1s")
     assert found["skips"] == ("FAILED", "exit 0: 2 skipped")

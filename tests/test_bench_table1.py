@@ -85,6 +85,8 @@ def test_a_second_call_goes_on_in_the_middle_of_a_run(tmp_path, table1, monkeypa
         deadline = table1.time.now + 30 + table1._MARGIN
         passed, note = stage(parts, deadline=deadline)
     assert passed == "passed" and note == "4 of 4 runs finished"
+    assert (parts / "table1-dry-finished.tar").is_file()
+    assert not (parts / "table1-dry-begun.tar").exists()
     for path in whole.rglob("model.safetensors"):
         other = parts / path.relative_to(whole)
         if "-bp" in str(path):

@@ -49,10 +49,12 @@ def supervise(run: Run, stage: str) -> None:
         reason = _one(run, stage)
         run.record.reload()
         if reason is None:
-            return
+            break
         run.record.log(f"  {stage}: a process ended: {reason}")
         if not blame(run, reason):
             raise StageFailed(reason)
+    # Nor what the deadline cut.
+    run.record.finished()
 
 
 def blame(run: Run, reason: str) -> bool:

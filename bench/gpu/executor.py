@@ -21,6 +21,7 @@ import bll
 from bench.gpu.executor_nets import CLASSES, NETS, Net
 from bench.gpu.record import Record
 from bench.gpu.run import DeviceLost, first_line, require_device
+from bench.gpu.verdicts import MODES
 from bll_kernels.optim import BlockAdam
 from bll_kernels.pipeline.device import CudaDevice
 from bll_kernels.pipeline.events import Recorder, chrome_trace
@@ -29,7 +30,6 @@ from bll_kernels.pipeline.memory import ActivationMeter
 from bll_kernels.pipeline.simulated_device import SimulatedDevice
 
 ROUNDS: Final = 7
-MODES: Final = ("sequential", "pipelined", "graphed")
 Step = Callable[[], object]
 Made = TypeVar("Made")
 

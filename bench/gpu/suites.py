@@ -70,9 +70,7 @@ def judged(status: int | None, text: str) -> tuple[str, str]:
         passed, failed = (len(re.findall(rf"\b{word}\b", text)) for word in ("PASSED", "FAILED"))
         note = f"stopped; {passed} passed and {failed} failed until then"
         return ("FAILED" if failed else "not finished"), note
-    summaries = re.findall(
-        r"^(?:=+ )?(\d+ (?:passed|failed|skipped|error)[^=\n]*?) in ", text, re.M
-    )
+    summaries = re.findall(r"^=* ?(\d+ \w+(?:, \d+ \w+)*) in [\d.]+ ?s", text, re.M)
     note = "; ".join(summaries)
     if status == 0 and " passed" in note:
         return "passed", note

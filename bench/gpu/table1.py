@@ -1,7 +1,7 @@
 """The published table (Kappel et al., arXiv 2305.14974, Table 1), trained on a GPU from recipes.
 
 Every run has a folder of its own with its checkpoint, so a call that reaches its deadline stops
-between two steps, and the next one goes on there; one archive beside them holds all that it needs.
+between two steps, and the next one goes on there; two archives beside them hold all that it needs.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def run(
     epochs: int | None = None,
     dry: bool = False,
 ) -> tuple[str, int]:
-    """Train what is missing until the deadline, and write ``table1.csv`` and ``table1.tar``.
+    """Train what is missing until the deadline, and write ``table1.csv``.
 
     Args:
         record: Where progress is filed; the runs lie in ``table1`` of its folder (``table1-dry``).
@@ -146,28 +146,38 @@ def _train(record: Record, place: Path, options: dict[str, Any], deadline: float
 
 
 def _pack(root: Path) -> None:
-    """Puts what another call needs into one file beside the folder, whose files lie deep.
+    """Puts what another call needs into files beside the folder, whose own files lie deep.
 
-    Of a finished run that is its summary, of one that was begun everything.
+    The summaries of finished runs, which are small, into one; what was begun, which is as large as
+    a network with its optimiser, into another.
     """
-    if not root.is_dir():
-        return
-    packed = root.with_suffix(".tar")
-    part = packed.with_suffix(".tar.part")
-    with tarfile.open(part, "w") as archive:
-        for place in sorted(root.glob("*/seed-*")):
-            wanted = place / SUMMARY if (place / SUMMARY).is_file() else place
-            archive.add(wanted, wanted.relative_to(root))
-    part.replace(packed)
+    places = sorted(root.glob("*/seed-*"))
+    finished = [place / SUMMARY for place in places if (place / SUMMARY).is_file()]
+    begun = [place for place in places if not (place / SUMMARY).is_file()]
+    for packed, wanted in zip(_archives(root), (finished, begun), strict=True):
+        if not wanted:
+            packed.unlink(missing_ok=True)
+            continue
+        part = packed.with_suffix(".part")
+        with tarfile.open(part, "w") as archive:
+            for path in wanted:
+                archive.add(path, path.relative_to(root))
+        part.replace(packed)
 
 
 def _unpack(root: Path) -> None:
-    """Restores the folder where only its archive was brought along."""
-    packed = root.with_suffix(".tar")
-    if root.exists() or not packed.is_file():
+    """Restores the folder where only its archives were brought along."""
+    if root.exists():
         return
-    with tarfile.open(packed) as archive:
-        archive.extractall(root, filter="data")
+    for packed in _archives(root):
+        if packed.is_file():
+            with tarfile.open(packed) as archive:
+                archive.extractall(root, filter="data")
+
+
+def _archives(root: Path) -> tuple[Path, Path]:
+    """Of what is finished, and of what was begun."""
+    return root.with_name(f"{root.name}-finished.tar"), root.with_name(f"{root.name}-begun.tar")
 
 
 def _write_table(record: Record, root: Path, runs: Sequence[tuple[str, str, int]]) -> int:

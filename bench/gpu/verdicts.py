@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from bench.gpu.record import Record
 from bench.gpu.run import NotFinished, StageFailed
+
+#: Of the executor: ours, not peers.
+MODES: Final = ("sequential", "pipelined", "graphed")
 
 
 def entry_is_wrong(entry: dict[str, Any]) -> bool:
@@ -14,8 +17,10 @@ def entry_is_wrong(entry: dict[str, Any]) -> bool:
 
 
 def executor_is_wrong(entry: dict[str, Any]) -> bool:
-    """A network that failed, or a mode of other bits than "sequential"."""
-    return "failure" in entry or bool(entry["gates_failed"])
+    """A network that failed, or a mode that did or has other bits than "sequential"."""
+    if "failure" in entry or entry["gates_failed"]:
+        return True
+    return any(name.partition(",")[0] in MODES for name in entry["failures"])
 
 
 def concluded(total: str, wrong: list[str], left: list[str]) -> str:
