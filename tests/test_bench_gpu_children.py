@@ -55,7 +55,7 @@ class Forked:
     def poll(self) -> int | None:
         return self._take(os.WNOHANG)
 
-    def wait(self) -> int | None:
+    def wait(self, timeout: float) -> int | None:
         return self._take(0)
 
     def _take(self, how: int) -> int | None:
@@ -190,6 +190,19 @@ def test_what_does_not_fit_is_not_begun(tmp_path, measured, monkeypatch) -> None
     for seconds in (1.0, 2.0, 3.0):
         pace.took(seconds)
     assert pace.estimate() == pytest.approx(3.6)
+
+
+def test_no_time_is_no_pass(tmp_path, begun, measured) -> None:
+    measured("a")
+    run = some_run(tmp_path)
+    assert stages.run_stage("kernels", run)
+    # A plan of before says nothing of a stage that was not begun.
+    late = some_run(tmp_path, seconds=0.0)
+    for stage, count in (("kernels", "0 of 0 measured"), ("executor", "0 of 0 networks")):
+        assert not stages.run_stage(stage, late)
+        found = late.record.stages[stage]
+        assert found["result"] == "not finished" and found["note"].startswith(count)
+        assert found["note"].endswith("nothing was reached")
 
 
 def test_a_process_that_cannot_begin_fails_its_stage(tmp_path, begun, monkeypatch) -> None:

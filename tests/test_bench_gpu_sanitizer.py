@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,7 @@ from bench.gpu.commands import Failed, Late
 from bench.gpu.record import Record
 from bench.gpu.run import NotFinished, Run, StageFailed
 
+ROOT = Path(__file__).resolve().parent.parent
 HEAD = "========= COMPUTE-SANITIZER\n"
 CLEAN = "========= ERROR SUMMARY: 0 errors\n"
 DIRTY = "========= Invalid __global__ write of size 4 bytes\n========= ERROR SUMMARY: 1 error\n"
@@ -193,6 +197,22 @@ def test_faulty_kernels_have_every_case() -> None:
     assert cases >= {"foreign-unset", "foreign-written", "clean"}
     for case in cases:
         assert f'asked("{case}")' in source
+
+
+def test_filters_are_parts_of_mangled_names(tmp_path: Path) -> None:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("nvcc is missing")
+    target = tmp_path / "faulty.ptx"
+    words = ["-std=c++17", "-arch=sm_90", "-Werror", "all-warnings", "-ptx", "-o", str(target)]
+    subprocess.run([nvcc, *words, str(sanitize._FAULTY)], check=True, timeout=300)
+    names = re.findall(r"\.entry (\w+)", target.read_text())
+    ours, foreign = (x[1].removeprefix("kns=") for x in (sanitize.OURS, sanitize.NOT_TORCH))
+    assert len(names) == 7 and sum(ours in name for name in names) == 5
+    assert sum(foreign in name for name in names) == 2
+    # All kernels of csrc/cuda are in that namespace.
+    for path in (ROOT / "csrc" / "cuda").glob("*.cu"):
+        assert "namespace bll::cuda" in path.read_text(), path.name
 
 
 def test_calls_that_came_through_are_counted(

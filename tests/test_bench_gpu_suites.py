@@ -15,7 +15,7 @@ from bench.gpu.run import NotFinished, Run, StageFailed
 #: What a process says, and how it ends; by the name of its test.
 SCRIPTS = {
     "good": "print('x::a PASSED'); print('=== 3 passed in 0.1s ===')",
-    "bad": "print('x::a FAILED'); print('== 1 failed, 2 passed, 1 warning in 0.1s =='); raise SystemExit(1)",
+    "bad": "print('x::a FAILED\\n= 1 failed, 2 passed, 1 warning in 0.1s ='); raise SystemExit(1)",
     "none": "print('no tests ran in 0.1s'); raise SystemExit(5)",
     "skips": "print('2 skipped in 0.1s')",
     "crashes": "import os; print('Fatal'); os.abort()",

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import IO, Final
 
-from bench.gpu.commands import start, stop
+from bench.gpu.commands import start, stop, wait
 from bench.gpu.run import Run, StageFailed
 
 #: Seconds a part of an entry may take before its process counts as hanging; compilation included.
@@ -45,6 +45,8 @@ def supervise(run: Run, stage: str) -> None:
     """
     # What a run that was ended left under way is nobody's fault now.
     run.record.finished()
+    # Nor is what it meant to do what this one does.
+    run.record.plan(stage, [])
     while time.monotonic() < run.deadline:
         reason = _one(run, stage)
         run.record.reload()
@@ -80,11 +82,11 @@ def _one(run: Run, stage: str) -> str | None:
             # Also where this process is interrupted.
             if process.poll() is None:
                 stop(process)
-        status = process.wait()
+        status = wait(process)
         text = _read(said)
     if text.strip():
         run.record.log(text[-3000:])
-    if stopped is not None:
+    if stopped is not None or status is None:
         return stopped or None
     return None if status == 0 else f"{_status(status)}: {last_words(text)}"
 

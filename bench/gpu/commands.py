@@ -15,6 +15,8 @@ Stream = IO[Any] | int | None
 
 #: Of a command's output, what the log keeps.
 LOGGED = 6000
+#: Seconds that a command may take to end once it is stopped; a driver can hold it for good.
+ENDING = 20.0
 
 
 class Late(StageFailed):
@@ -79,6 +81,21 @@ def stop(process: subprocess.Popen[str]) -> None:
         return
 
 
+def wait(process: subprocess.Popen[str]) -> int | None:
+    """Status of a command that has ended or was stopped; None where the driver keeps it."""
+    try:
+        return process.wait(timeout=ENDING)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _rest(process: subprocess.Popen[str]) -> str:
+    try:
+        return process.communicate(timeout=ENDING)[0]
+    except subprocess.TimeoutExpired:
+        return ""
+
+
 def execute(run: Run, command: Sequence[str], limit: float | None = None, **settings: str) -> str:
     """Runs a command to its end; the end of its output in the log too.
 
@@ -93,14 +110,14 @@ def execute(run: Run, command: Sequence[str], limit: float | None = None, **sett
         Failed: It failed.
     """
     seconds = run.seconds_left() if limit is None else min(limit, run.seconds_left())
-    with start(command, settings, output=subprocess.PIPE) as process:
-        try:
-            output, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired as error:
-            stop(process)
-            output, _ = process.communicate()
-            run.record.log(output[-LOGGED:])
-            raise Late(seconds, output) from error
+    process = start(command, settings, output=subprocess.PIPE)
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired as error:
+        stop(process)
+        output = _rest(process)
+        run.record.log(output[-LOGGED:])
+        raise Late(seconds, output) from error
     run.record.log(output[-LOGGED:])
     if process.returncode != 0:
         raise Failed(process.returncode, output)

@@ -17,7 +17,7 @@ from subprocess import Popen
 from typing import IO, Final
 
 from bench.gpu import verdicts
-from bench.gpu.commands import LOGGED, execute, start, stop
+from bench.gpu.commands import LOGGED, execute, start, stop, wait
 from bench.gpu.run import Run, StageFailed
 
 #: Processes at once; each has a context on the GPU.
@@ -96,7 +96,7 @@ def run_jobs(run: Run, planned: dict[str, list[str]], workers: int) -> None:
         for job in running.values():
             stop(job.process)
     for name, job in running.items():
-        job.process.wait()
+        wait(job.process)
         _file(run, name, job, stopped=True)
 
 

@@ -7,6 +7,8 @@ from typing import Any, Final
 from bench.gpu.record import Record
 from bench.gpu.run import NotFinished, StageFailed
 
+#: Where a stage did not come so far as to plan.
+NOTHING: Final = "nothing was reached"
 #: Of the executor: ours, not peers.
 MODES: Final = ("sequential", "pipelined", "graphed")
 
@@ -52,6 +54,7 @@ def kernels(record: Record) -> str:
     done = [name for name in planned if name in entries]
     wrong = [name for name in done if entry_is_wrong(entries[name])]
     left = [name for name in planned if name not in entries]
+    left += [] if planned else [NOTHING]
     return concluded(f"{len(done)} of {len(planned)} measured", wrong, left)
 
 
@@ -61,6 +64,7 @@ def executor(record: Record) -> str:
     done = [name for name in planned if name in found]
     wrong = [name for name in done if executor_is_wrong(found[name])]
     left = [name for name in planned if name not in found]
+    left += [] if planned else [NOTHING]
     measured = {name: found[name] for name in done if "failure" not in found[name]}
     left += [f"{n}: {peer}" for n, entry in measured.items() for peer in entry["not_reached"]]
     missed = [
