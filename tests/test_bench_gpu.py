@@ -168,7 +168,7 @@ def test_what_a_late_command_has_started_ends_with_it(tmp_path: Path) -> None:
     code = "print('begun', flush=True); import subprocess, sys; "
     code += f"subprocess.run([sys.executable, '-c', {child!r}])"
     with pytest.raises(Late, match="not done after") as caught:
-        execute(some_run(tmp_path), [sys.executable, "-c", code], 1.5)
+        execute(some_run(tmp_path), [sys.executable, "-c", code], limit=1.5)
     assert caught.value.output == "begun\n"
     time.sleep(5)
     assert not mark.exists()
@@ -180,7 +180,7 @@ def test_the_build_is_for_the_gpu_that_is_here(
     asked: list[tuple[Any, ...]] = []
     serves = {"backends": {"native": None, "triton": None}, "native_cuda": None}
 
-    def executed(run: Run, command: list[str], **settings: str) -> str:
+    def executed(run: Run, command: list[str], settings: dict[str, str] | None = None) -> str:
         asked.append((command, settings))
         return f"a warning\n{json.dumps(serves)}\n" if "bench.gpu.serving" in command else ""
 

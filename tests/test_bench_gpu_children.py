@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -287,5 +287,9 @@ def test_networks_that_do_not_fit_are_not_reached(tmp_path, monkeypatch) -> None
     record.executors["a"]["not_reached"] = ["compiled local"]
     with pytest.raises(NotFinished, match="2 not reached: b; a: compiled local"):
         verdicts.executor(record)
+    monkeypatch.setattr(executor, "TINY", {"a": replace(tiny, compiling=500.0)})
+    executor.run(record, "cpu", deadline=time.monotonic() + 100, tiny=True)
+    assert record.executors["a"]["not_reached"] == ["compiled local"]
+    monkeypatch.setattr(executor, "TINY", {"a": tiny})
     executor.run(record, "cpu", deadline=time.monotonic() + 100, tiny=True)
     assert record.executors["a"]["not_reached"] == []

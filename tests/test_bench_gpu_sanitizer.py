@@ -51,11 +51,9 @@ class Fake:
             f"{HEAD}called a\ncalled b\n2 calls of {backend}\n{CLEAN}"
         )
 
-    def __call__(
-        self, run: Run, command: list[str], limit: float | None = None, **settings: str
-    ) -> str:
+    def __call__(self, run: Run, command: list[str], settings: dict[str, str] | None = None) -> str:
         self.commands.append(command)
-        self.settings.append(settings)
+        self.settings.append(settings or {})
         if command[0].endswith("nvcc"):
             return ""
         if self.refuses:

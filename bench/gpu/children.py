@@ -79,9 +79,8 @@ def _one(run: Run, stage: str) -> str | None:
         try:
             stopped = _watch(run, stage, process.poll)
         finally:
-            # Also where this process is interrupted.
-            if process.poll() is None:
-                stop(process)
+            # Also where this process is interrupted; and compilers it may have left behind.
+            stop(process)
         status = wait(process)
         text = _read(said)
     if text.strip():

@@ -96,21 +96,27 @@ def _rest(process: subprocess.Popen[str]) -> str:
         return ""
 
 
-def execute(run: Run, command: Sequence[str], limit: float | None = None, **settings: str) -> str:
+def execute(
+    run: Run,
+    command: Sequence[str],
+    settings: Mapping[str, str] | None = None,
+    *,
+    limit: float | None = None,
+) -> str:
     """Runs a command to its end; the end of its output in the log too.
 
     Args:
         run: Whose deadline ends it.
         command: The program and its arguments.
+        settings: Environment variables beside those of this process.
         limit: Seconds it may take, if less than until the deadline.
-        settings: Environment variables.
 
     Raises:
         Late: It ran past the time limit.
         Failed: It failed.
     """
     seconds = run.seconds_left() if limit is None else min(limit, run.seconds_left())
-    process = start(command, settings, output=subprocess.PIPE)
+    process = start(command, settings or {}, output=subprocess.PIPE)
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired as error:

@@ -145,7 +145,7 @@ class Sanitizer:
         # Memory of its own for every tensor, so that what is beyond one is nobody's.
         settings = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONUNBUFFERED": "1"}
         try:
-            output, status = execute(self.run, words, **settings), 0
+            output, status = execute(self.run, words, settings), 0
         except Failed as error:
             output, status = error.output, error.status
         except Late as error:

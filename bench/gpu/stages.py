@@ -32,7 +32,7 @@ def build(run: Run) -> str:
         raise StageFailed("nvcc was not found")
     major, minor = torch.cuda.get_device_capability()
     settings = {"BLL_BUILD": "cuda", "BLL_CUDA_ARCHS": f"{major}{minor}"}
-    execute(run, [sys.executable, "setup.py", "-q", "build_ext", "--inplace"], **settings)
+    execute(run, [sys.executable, "setup.py", "-q", "build_ext", "--inplace"], settings)
     found = serving.ask(run)
     reasons = {"_C": found["backends"]["native"], "_C_cuda": found["native_cuda"]}
     failed = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]

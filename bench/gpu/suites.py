@@ -50,7 +50,7 @@ def _pytest(*words: str) -> list[str]:
 def collect(run: Run) -> list[str]:
     """The tests, by pytest's names."""
     chosen = [] if run.full else ["-m", "not slow"]
-    output = execute(run, _pytest("tests/gpu", "--collect-only", *chosen), **_SETTINGS)
+    output = execute(run, _pytest("tests/gpu", "--collect-only", *chosen), _SETTINGS)
     return [line for line in output.splitlines() if line.startswith("tests/gpu/") and "::" in line]
 
 
