@@ -3,8 +3,10 @@
 #   make test SLOW=1           with what is marked slow
 #   make TORCH=torch==2.12.0   the torch to install where none is found
 #   make test-torch TORCH=2.11.0   what depends on torch's own inside, under exactly that version
-#   make gpu [STAGE=kernels] [OUT=DIR]   on a machine with a GPU: build, test, sanitize, measure; with
-#                              the python and torch that are there, downloading nothing
+#   make gpu [STAGE=kernels] [OUT=DIR]   on a machine with a GPU: build, test, sanitize, measure, each
+#                              in its share of 540 seconds (ARGS="--budget SECONDS"); with the python
+#                              and torch that are there, downloading nothing; again to go on. Where
+#                              there is no .git, BLL_COMMIT names the commit
 #   make gpu STAGE=table1 ARGS="--data-dir DIR"   the published accuracy table; again to go on
 #   make gpu-compare [BASELINE=FILE] [OUT=DIR]   the run in OUT against a committed one; what is more
 #                              than 10 % slower is measured again, and fails if it is so twice

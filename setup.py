@@ -3,8 +3,10 @@
 BLL_BUILD=auto (default) builds what it can and says what it left out and why: `_C_cuda` where it
 finds nvcc and a torch with CUDA. cpu turns a missing `_core` or `_C` into an error; cuda a missing
 `_C_cuda` too, and builds it with a CPU torch as well (the binary is for any torch with CUDA). none
-builds nothing. torch is located, never imported, and nothing is downloaded or installed.
-Compilation runs through ninja in build/native (tools/native_build).
+builds nothing. BLL_CUDA_ARCHS=90 (or 80,90) compiles `_C_cuda` for these compute capabilities
+alone, in a fraction of the time, instead of for those of csrc/nvccflags.txt. torch is located,
+never imported, and nothing is downloaded or installed. Compilation runs through ninja in
+build/native (tools/native_build).
 """
 
 from __future__ import annotations

@@ -6,10 +6,20 @@ import json
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from bench.gpu import record as record_module
+from bench.gpu import serving, stages
+from bench.gpu.commands import Late, execute
+from bench.gpu.record import Record
+from bench.gpu.run import NotFinished, Run, StageFailed
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,7 +34,7 @@ def test_dry_run_measures_every_kernel(tmp_path: Path) -> None:
     done = drive(tmp_path, "--dry-run", "--stage", "kernels")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     found = json.loads((tmp_path / "gpu.json").read_text())
-    assert found["stages"]["kernels"]["ok"]
+    assert found["stages"]["kernels"]["result"] == "passed"
     assert len(found["entries"]) >= 30
     for name, entry in found["entries"].items():
         assert entry["gate"], name
@@ -76,54 +86,168 @@ def test_suites_on_the_gpu_must_have_passed(
             run_suite(suite, tmp_path)
 
 
+def test_a_suite_says_what_passed_before_it_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "gpu"))
+    from suite_run import run_suite
+
+    suite = tmp_path / "late_suite.py"
+    suite.write_text("import time\ndef test_a(): pass\ndef test_b(): time.sleep(60)\n")
+    with pytest.raises(AssertionError):
+        run_suite(suite, tmp_path, timeout=6)
+    assert "::test_a PASSED" in capsys.readouterr().out
+
+
+def some_run(folder: Path, seconds: float = 60.0, **settings: Any) -> Run:
+    return Run(
+        Record(folder), time.monotonic() + seconds, **{"full": False, "dry": True, **settings}
+    )
+
+
 def test_a_failing_stage_does_not_hide_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    from bench.gpu import stages
-    from bench.gpu.record import Record
+    def fails(run: Run) -> str:
+        raise StageFailed("no | luck")
 
-    def fails(run: stages.Run) -> str:
-        raise stages.StageFailed("no | luck")
+    def is_short(run: Run) -> str:
+        raise NotFinished("3 of 4 suites passed; 1 not reached: d")
 
-    monkeypatch.setitem(stages.STAGES, "tests", fails)
+    monkeypatch.setitem(stages.STAGES, "build", lambda run: "built")
+    monkeypatch.setitem(stages.STAGES, "tests", is_short)
+    monkeypatch.setitem(stages.STAGES, "sanitizer", fails)
     monkeypatch.setitem(stages.STAGES, "kernels", lambda run: "measured")
-    record = Record(tmp_path)
-    run = stages.Run(record, deadline=1e9, full=False, dry=True)
-    assert not stages.run_stage("tests", run)
-    assert stages.run_stage("kernels", run)
+    monkeypatch.setitem(stages.STAGES, "executor", lambda run: "measured too")
+    assert not stages.run_selection(some_run(tmp_path), time.monotonic())
     found = json.loads((tmp_path / "gpu.json").read_text())["stages"]
-    assert found["tests"] == {"ok": False, "seconds": 0.0, "note": "StageFailed: no / luck"}
-    assert found["kernels"]["ok"]
+    assert found["sanitizer"] == {
+        "result": "FAILED", "seconds": 0.0, "note": "StageFailed: no / luck",
+    }  # fmt: skip
+    assert found["tests"]["result"] == "not finished"
+    assert [found[name]["result"] for name in ("build", "kernels", "executor")] == ["passed"] * 3
+    assert "| tests | not finished | 0 | 3 of 4" in (tmp_path / "gpu.md").read_text()
 
 
-def test_a_stage_ends_at_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    import time
+def test_every_stage_has_its_share_whatever_others_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert set(stages.SHARES) == set(stages.STAGES) - stages.ON_REQUEST
+    assert sum(stages.SHARES.values()) == pytest.approx(1.0)
+    ends = stages.deadlines(100.0, 540.0)
+    assert ends["executor"] == pytest.approx(640.0)
+    for name, before in zip(list(ends)[1:], ends, strict=False):
+        assert ends[name] - ends[before] >= 60, name
+    given = {}
 
-    from bench.gpu import stages
-    from bench.gpu.record import Record
+    def notes(name: str) -> Callable[[Run], str]:
+        def stage(run: Run) -> str:
+            given[name] = run.deadline - begin
+            return ""
 
-    run = stages.Run(Record(tmp_path), deadline=time.monotonic(), full=False, dry=True)
-    with pytest.raises(stages.StageFailed, match="not done after"):
-        stages._execute(run, [sys.executable, "-c", "import time; time.sleep(30)"])
+        return stage
+
+    for name in stages.SHARES:
+        monkeypatch.setitem(stages.STAGES, name, notes(name))
+    begin = time.monotonic()
+    run = replace(some_run(tmp_path), deadline=begin + 540)
+    assert stages.run_selection(run, begin)
+    # Behind stages that took nothing, their time is there too: a deadline, not a duration.
+    assert given["build"] == pytest.approx(540 * stages.SHARES["build"])
+    assert given["kernels"] == pytest.approx(540 * (1 - stages.SHARES["executor"]))
+
+
+def test_a_command_ends_at_its_deadline(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="not done after"):
+        execute(some_run(tmp_path, 0.0), [sys.executable, "-c", "import time; time.sleep(30)"])
 
 
 def test_what_a_late_command_has_started_ends_with_it(tmp_path: Path) -> None:
-    import time
-
-    from bench.gpu import stages
-    from bench.gpu.record import Record
-
     mark = tmp_path / "alive"
     child = f"import time, pathlib; time.sleep(4); pathlib.Path({str(mark)!r}).touch()"
-    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    run = stages.Run(Record(tmp_path), deadline=time.monotonic() + 60, full=False, dry=True)
-    with pytest.raises(stages.StageFailed, match="not done after"):
-        stages._execute(run, [sys.executable, "-c", code], 1.5)
+    code = "print('begun', flush=True); import subprocess, sys; "
+    code += f"subprocess.run([sys.executable, '-c', {child!r}])"
+    with pytest.raises(Late, match="not done after") as caught:
+        execute(some_run(tmp_path), [sys.executable, "-c", code], limit=1.5)
+    assert caught.value.output == "begun\n"
     time.sleep(5)
     assert not mark.exists()
-    assert run.share(0.5) <= 30 < stages.Run(run.record, run.deadline, True, True).share(0.5)
+
+
+def test_the_build_is_for_the_gpu_that_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    serves = {"backends": {"native": None, "triton": None}, "native_cuda": None}
+
+    def executed(run: Run, command: list[str], settings: dict[str, str] | None = None) -> str:
+        asked.append((command, settings))
+        return f"a warning\n{json.dumps(serves)}\n" if "bench.gpu.serving" in command else ""
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(stages, "execute", executed)
+    monkeypatch.setattr(serving, "execute", executed)
+    run = some_run(tmp_path, dry=False)
+    assert stages.build(run).endswith(" for 9.0")
+    assert "setup.py" in asked[0][0]
+    assert asked[0][1] == {"BLL_BUILD": "cuda", "BLL_CUDA_ARCHS": "90"}
+    # What serves is not what this process holds, but what a fresh one loads.
+    assert json.loads((tmp_path / "gpu.json").read_text())["conditions"]["native_cuda"] is None
+    assert serving.backends(serves, dry=False) == ["native", "triton"]
+    serves["native_cuda"] = "not built"
+    with pytest.raises(StageFailed, match="_C_cuda: not built"):
+        stages.build(run)
+    assert serving.backends(serves, dry=False) == ["triton"]
+
+
+def test_a_second_run_goes_on_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_module, "command_output", lambda *command: None)
+    monkeypatch.delenv("BLL_COMMIT", raising=False)
+    first = Record(tmp_path)
+    assert first.now["commit"] is first.now["commit_from"] is None
+    first.entry("a kernel", {"backend": "native", "failure": "no"})
+    monkeypatch.setenv("BLL_COMMIT", "abc123")
+    second = Record(tmp_path)
+    assert second.entries == first.entries
+    second.flush()
+    assert "commit abc123 as BLL_COMMIT says" in (tmp_path / "gpu.md").read_text()
+    # Other sources, another GPU or another torch: nothing of before is theirs.
+    for name in ("sources", "device", "torch"):
+        plain = json.loads((tmp_path / "gpu.json").read_text())
+        plain["conditions"][name] = "another"
+        other = tmp_path / name
+        other.mkdir()
+        (other / "gpu.json").write_text(json.dumps(plain))
+        assert Record(other).entries == {}, name
+
+
+def test_every_ratio_says_how_its_peer_was_timed(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    ours = {"cold_us": 2.0, "hot_us": 1.0, "host_us": 9.0, "timed_in": "graph"}
+    peers = {
+        "eager": {"timed_in": "stream", "ratio": {"ratio": 9.5}},
+        "compile": {"timed_in": "graph", "ratio": {"ratio": 1.25}},
+        "liger": {"missing": "not installed"},
+    }
+    entry = {"backend": "native", "bytes": 10, "copy_gb_s": 1.0, "error": 0.0, "gate": True}
+    record.entry("k", {**entry, "ours": ours, "peers": peers})
+    line = (tmp_path / "gpu.md").read_text().splitlines()[-1]
+    assert line.startswith("| k | native | graph | 2.00 |")
+    assert "| 9.50 stream | - | 1.25 graph | - | - | missing |" in line
+
+
+def test_sources_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "csrc").mkdir()
+    (tmp_path / "bench" / "results").mkdir(parents=True)
+    source = tmp_path / "csrc" / "a.cu"
+    source.write_text("1")
+    before = record_module.source_digest(tmp_path)
+    (tmp_path / "bench" / "results" / "b.toml").write_text("a result")
+    (tmp_path / "csrc" / "a.o").write_text("an output")
+    assert record_module.source_digest(tmp_path) == before
+    source.write_text("2")
+    assert record_module.source_digest(tmp_path) != before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

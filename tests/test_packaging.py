@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -82,6 +83,22 @@ def test_flags_come_from_one_file():
     assert "-ffast-math" not in flags and not any(f.startswith("-march") for f in flags)
     assert "csrc/cxxflags.txt" in (ROOT / "CMakeLists.txt").read_text()
     assert setup_says("*setup.cxx_flags()").stdout.split() == flags
+
+
+def test_one_gpu_is_enough_to_compile_for():
+    flags = (ROOT / "csrc" / "nvccflags.txt").read_text().split()
+    targets = [target for word, target in itertools.pairwise(flags) if word == "-gencode"]
+    assert len(targets) >= 3
+    rest = [f for f in flags if f != "-gencode" and f not in targets]
+    asked = "*setup.nvcc_flags()"
+    assert setup_says(asked, BLL_CUDA_ARCHS="").stdout.split() == flags
+    one = setup_says(asked, BLL_CUDA_ARCHS="90").stdout.split()
+    assert one == [*rest, "-gencode", "arch=compute_90,code=sm_90"]
+    two = setup_says(asked, BLL_CUDA_ARCHS="80;100").stdout.split()
+    assert two[-3:] == ["arch=compute_80,code=sm_80", "-gencode", "arch=compute_100,code=sm_100"]
+    for wrong in ("sm_90", "75", "9.0"):
+        done = setup_says(asked, BLL_CUDA_ARCHS=wrong)
+        assert done.returncode != 0 and f"such as 80,90; got {wrong!r}" in done.stderr
 
 
 @pytest.mark.native

@@ -1,16 +1,18 @@
 """Builds, tests, sanitizes and measures on a machine with a GPU, and writes what it found.
 
-    python -m bench.gpu --out DIR                  a selection of everything
+    python -m bench.gpu --out DIR                  a selection of everything, each in its share of
+                                                   the time
     python -m bench.gpu --out DIR --stage kernels  one stage in full
     python -m bench.gpu --out DIR --stage table1 --data-dir DATA   the published table, in parts
 
-A second run into the same DIR with the same commit goes on where the first stopped. DIR then holds
-gpu.json, gpu.md and gpu.log.
+A second run into the same DIR with the same sources, torch and GPU goes on where the first stopped.
+DIR then holds gpu.json, gpu.md and gpu.log. Where there is no .git, BLL_COMMIT names the commit.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -18,11 +20,11 @@ from pathlib import Path
 import torch
 
 from bench.gpu.record import Record
-from bench.gpu.stages import ON_REQUEST, STAGES, Run, run_stage
+from bench.gpu.run import Run
+from bench.gpu.stages import STAGES, run_selection, run_stage
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns 0 where every stage passed, 1 where one failed, 2 where nothing could run."""
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--stage", choices=[*STAGES], help="run this one in full")
@@ -34,23 +36,40 @@ def main(arguments: list[str] | None = None) -> int:
         "--data-dir", action="append", default=[], help="folder of image files; may be repeated"
     )
     parser.add_argument("--epochs", type=int, help="of table1, in place of its recipes'")
-    options = parser.parse_args(arguments)
+    # How the driver starts the processes of a stage.
+    parser.add_argument("--child", type=float, metavar="UNTIL", help=argparse.SUPPRESS)
+    parser.add_argument("--full", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 0 where every stage passed, 1 where one did not, 2 where nothing could run."""
+    begin = time.monotonic()
+    options = _options(arguments)
     if not options.dry_run and not torch.cuda.is_available():
         print("bench.gpu: torch sees no GPU here", file=sys.stderr)
         return 2
+    is_child = options.child is not None
     run = Run(
-        Record(options.out),
-        deadline=time.monotonic() + options.budget,
-        full=options.stage is not None,
+        Record(options.out, joined=is_child),
+        deadline=begin + (options.child - time.time() if is_child else options.budget),
+        full=options.full if is_child else options.stage is not None,
         dry=options.dry_run,
         data_dirs=tuple(options.data_dir),
         epochs=options.epochs,
     )
-    everything = [name for name in STAGES if name not in ON_REQUEST]
-    names = [options.stage] if options.stage else everything
-    passed = [run_stage(name, run) for name in names]
-    return 0 if all(passed) else 1
+    if is_child:
+        from bench.gpu.work import perform
+
+        return perform(options.stage, run)
+    run.record.flush()
+    passed = run_stage(options.stage, run) if options.stage else run_selection(run, begin)
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is filed: a library that fails while it is torn down must not make a failure of it.
+    os._exit(code)

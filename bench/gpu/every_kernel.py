@@ -1,12 +1,12 @@
 """One call of every kernel on small tensors, for compute-sanitizer.
 
-python -m bench.gpu.every_kernel native|triton
+python -m bench.gpu.every_kernel native|triton [--quick]
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -102,9 +102,10 @@ def step_calls(dtype: torch.dtype) -> Iterator[str]:
         yield f"classes through matmul {classes} {dtype}"
 
 
-def main(backend: str) -> None:
-    """Calls everything that a backend has kernels for."""
-    for dtype in DTYPES:
+def main(backend: str, dtypes: Sequence[torch.dtype] = DTYPES) -> int:
+    """Calls everything that a backend has kernels for; returns how many calls came through."""
+    through = 0
+    for dtype in dtypes:
         calls = [call for family in FORMULAS for call in (pair_calls(family, dtype),)]
         calls += [class_calls(family, dtype) for family in FORMULAS]
         calls += [map_calls(dtype), batch_calls(dtype), step_calls(dtype)]
@@ -113,12 +114,15 @@ def main(backend: str) -> None:
                 with bk.use_backend(backend):
                     for name in call:
                         torch.cuda.synchronize()
-                        print(name, flush=True)
+                        print(f"called {name}", flush=True)
+                        through += 1
             except RuntimeError as error:
                 if "has no CUDA kernel" not in str(error):
                     raise
                 print(f"left out: {error}", flush=True)
+    print(f"{through} calls of {backend}", flush=True)
+    return through
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], DTYPES[:1] if "--quick" in sys.argv[2:] else DTYPES)

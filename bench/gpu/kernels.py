@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -14,29 +14,71 @@ from bench.gpu.cases import Case, Form, Inputs, cases
 from bench.gpu.forms import MODES
 from bench.gpu.map_cases import map_cases
 from bench.gpu.record import Record, device_state
+from bench.gpu.run import DeviceLost, first_line, require_device
 from bench.gpu.step_cases import step_cases
 from bench.gpu.timing import ROUNDS, Call, CudaTimer, HostTimer, Timer
 from bll.bench.limits import SLACK, Limits
 from bll.bench.measure import OURS
 from bll.bench.timers import Prepared, compare, host_seconds, interleave
 
+#: Seconds that an entry may take, as long as none of its kind was measured: with peers, which are
+#: compiled, in a selection and in full; without peers.
+FIRST: Final = {"quick": 20.0, "full": 120.0, "alone": 5.0}
 
-class NotMeasured(Exception):
-    """Why an entry has no figures."""
+
+class Pace:
+    """Seconds that the next entry may take, from the last few.
+
+    Args:
+        first: As long as there is none.
+    """
+
+    def __init__(self, first: float) -> None:
+        self._first = first
+        self._taken: list[float] = []
+
+    def took(self, seconds: float) -> None:
+        """One more was measured."""
+        self._taken.append(seconds)
+
+    def estimate(self) -> float:
+        """A little more than the longest of the last three took."""
+        return 1.2 * max(self._taken[-3:]) if self._taken else self._first
+
+
+class Progress:
+    """Tells what part of an entry is under way, and which parts ended an earlier process.
+
+    Args:
+        record: Where it is told.
+        name: Of the entry.
+    """
+
+    def __init__(self, record: Record, name: str) -> None:
+        self._record, self._name = record, name
+        self.without = record.without.get(name, {})
+
+    def part(self, part: str, *, optional: bool = False) -> None:
+        """A part begins."""
+        self._record.begin("entries", self._name, part, optional=optional)
 
 
 def _rotated(form: Form, sets: Sequence[Inputs]) -> list[Call]:
     return [lambda x=x: form(x) for x in sets]  # type: ignore[misc]
 
 
-def _peer(timer: Timer, form: Form, sets: Sequence[Inputs]) -> Prepared | str:
-    """A peer ready to be timed, or why it cannot be."""
+def _peer(
+    timer: Timer, device: str, form: Form, sets: Sequence[Inputs]
+) -> tuple[Prepared, dict[str, float]] | str:
+    """A peer ready to be timed and what else is known of it, or why it cannot be."""
     try:
         form(sets[0])
-        return timer.prepare(_rotated(form, sets))
+        prepared = timer.prepare(_rotated(form, sets))
+        return prepared, _extra(timer, device, form, sets)
     # A peer that cannot run here is reported as missing, never as beaten.
     except Exception as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        require_device(device, error)
+        return first_line(error)
 
 
 def _figures(samples: Sequence[float], prepared: Prepared) -> dict[str, Any]:
@@ -66,8 +108,10 @@ def measure(
     peers: Sequence[str],
     limits: Limits,
     slack: float,
+    progress: Progress,
 ) -> dict[str, Any]:
     """One entry: error against float64 on fresh inputs, then times."""
+    progress.part("ours")
     copy, most = limits.copy_rate(case.moved_bytes), limits.stream_rate(case.moved_bytes)
     seed = time.time_ns() % 2**31
     generator = torch.Generator(device).manual_seed(seed)
@@ -84,12 +128,16 @@ def measure(
     for name, form in case.peers.items():
         if name not in peers:
             continue
-        ready = _peer(timer, form, sets)
+        if name in progress.without:
+            missing[name] = {"missing": f"ended the process: {progress.without[name]}"}
+            continue
+        progress.part(name, optional=True)
+        ready = _peer(timer, device, form, sets)
         if isinstance(ready, str):
             missing[name] = {"missing": ready}
         else:
-            prepared[name] = ready
-            extra[name] = _extra(timer, device, form, sets)
+            prepared[name], extra[name] = ready
+    progress.part("times")
     # What was captured replays the backend it was captured with; what runs in its stream asks.
     with bk.use_backend(backend):
         times = interleave(prepared, 1 if isinstance(timer, HostTimer) else ROUNDS)
@@ -130,43 +178,47 @@ def run(
     full: bool,
     deadline: float,
     tiny: bool = False,
-) -> str:
-    """Measures what the record does not have yet, until the deadline; returns a note.
+) -> None:
+    """Files a plan, and measures what the record does not have yet until the deadline.
+
+    An entry is not begun when it would probably not be done in time.
 
     Raises:
-        NotMeasured: an entry failed, missed its accuracy gate, or was impossibly fast.
+        DeviceLost: This process cannot go on; what was under way is not filed.
     """
-    limits = Limits(timer, device)
     every = [*cases(device, tiny), *step_cases(device, tiny), *map_cases(device, tiny)]
     chosen = [case for case in every if full or case.quick]
-    wrong, left = [], 0
-    for case in chosen:
-        for backend in backends:
-            key = f"{case.name} [{backend}]"
-            if key in record.entries:
-                continue
-            if time.monotonic() > deadline:
-                left += 1
-                continue
-            try:
-                names = DRY_PEERS if tiny else ALL_PEERS if full else QUICK_PEERS
-                # Peers do not depend on the backend: measured beside the first.
-                peers = names if backend == backends[0] else ()
-                # A handful of rounded numbers scatters around the error of many.
-                slack = 3.0 if tiny else 1.0
-                entry = measure(case, backend, timer, device, peers, limits, slack)
-                if not entry["gate"] or entry["impossible"]:
-                    wrong.append(key)
-            # A kernel that fails must not hide the others.
-            except Exception as error:
-                entry = {"backend": backend, "failure": f"{type(error).__name__}: {error}"[:300]}
-                wrong.append(key)
-            record.entry(key, entry)
-            record.log(f"  {key}: {summary(entry)}")
-    if wrong:
-        raise NotMeasured(f"{len(wrong)} of {len(chosen)} wrong: {'; '.join(wrong)[:400]}")
-    done = f"{len(chosen)} kernels on {', '.join(backends)}"
-    return f"{done}; {left} left for another run" if left else done
+    wanted = [(case, backend) for case in chosen for backend in backends]
+    record.plan("kernels", [_key(case, backend) for case, backend in wanted])
+    limits = Limits(timer, device)
+    peered = Pace(FIRST["full" if full else "quick"] * (not tiny))
+    alone = Pace(FIRST["alone"] * (not tiny))
+    names = DRY_PEERS if tiny else ALL_PEERS if full else QUICK_PEERS
+    # A handful of rounded numbers scatters around the error of many.
+    slack = 3.0 if tiny else 1.0
+    for case, backend in wanted:
+        key = _key(case, backend)
+        # Peers do not depend on the backend: measured beside the first.
+        peers, pace = (names, peered) if backend == backends[0] else ((), alone)
+        begun = time.monotonic()
+        if key in record.entries or begun + pace.estimate() > deadline:
+            continue
+        progress = Progress(record, key)
+        try:
+            entry = measure(case, backend, timer, device, peers, limits, slack, progress)
+        except DeviceLost:
+            raise
+        # A kernel that fails must not hide the others.
+        except Exception as error:
+            require_device(device, error)
+            entry = {"backend": backend, "failure": first_line(error)}
+        pace.took(time.monotonic() - begun)
+        record.entry(key, entry)
+        record.log(f"  {key}: {summary(entry)}")
+
+
+def _key(case: Case, backend: str) -> str:
+    return f"{case.name} [{backend}]"
 
 
 def summary(entry: dict[str, Any]) -> str:
@@ -182,4 +234,5 @@ def summary(entry: dict[str, Any]) -> str:
             text += f", {name} missing"
         else:
             text += f", {peer['cold_us'] / ours['cold_us']:.2f}x {name}"
+            text += "" if peer["timed_in"] == ours["timed_in"] else f" (in a {peer['timed_in']})"
     return text + ("" if entry["gate"] else "  ACCURACY GATE FAILED")

@@ -2,61 +2,125 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
-import bll_kernels
+from bench.gpu.tables import markdown
+from bll.atomic import write_atomically
 from bll.bench.conditions import command_output
 from bll.bench.conditions import gpu_state as device_state
 
-__all__ = ["ROOT", "Record", "conditions", "device_state", "markdown"]
+__all__ = ["ROOT", "SECTIONS", "Record", "conditions", "device_state", "source_digest"]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT: Final = Path(__file__).resolve().parents[2]
+#: Where a commit is named that git cannot tell, as in a copy of the tree without `.git`.
+COMMIT_VARIABLE: Final = "BLL_COMMIT"
+#: Parts of the JSON beside the conditions. "plans": what a stage means to do; "without": parts of
+#: an entry that ended the process that measured it, with the reason.
+SECTIONS: Final = ("stages", "entries", "executors", "suites", "checks", "plans", "without")
+_SOURCES: Final = ("bench", "bll_kernels", "csrc", "examples", "python", "tests", "tools")
+_SUFFIXES: Final = frozenset({".py", ".h", ".cpp", ".cu", ".cuh", ".txt", ".toml"})
+#: What a run was made of; a second one goes on only where all of it is the same.
+_SAME: Final = ("sources", "device", "torch")
+
+
+def source_digest(root: Path = ROOT) -> str:
+    """SHA-256 of the names and bytes of everything that decides what a run finds."""
+    digest = hashlib.sha256()
+    files = [p for name in _SOURCES for p in (root / name).rglob("*") if p.suffix in _SUFFIXES]
+    for path in sorted([*files, root / "setup.py"]):
+        name = path.relative_to(root)
+        if path.is_file() and name.parts[:2] != ("bench", "results"):
+            digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _commit() -> dict[str, Any]:
+    """The commit, who names it, and whether tracked files differ from it (None: not known)."""
+    git = ("git", "-C", str(ROOT))
+    # A copy below somebody else's work tree must not report that project's commit.
+    if command_output(*git, "ls-files", "--error-unmatch", "setup.py") is not None:
+        changes = command_output(*git, "status", "--porcelain", "--untracked-files=no")
+        return {
+            "commit": command_output(*git, "rev-parse", "HEAD"),
+            "commit_from": "git",
+            "uncommitted_changes": None if changes is None else bool(changes),
+        }
+    named = os.environ.get(COMMIT_VARIABLE) or None
+    source = None if named is None else COMMIT_VARIABLE
+    return {"commit": named, "commit_from": source, "uncommitted_changes": None}
 
 
 def conditions() -> dict[str, Any]:
-    """What every number of a run depends on."""
-    commit = command_output("git", "-C", str(ROOT), "rev-parse", "HEAD")
-    changes = command_output(
-        "git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"
-    )
+    """What every number of a run depends on; what serves is added when it is built."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": commit,
-        "uncommitted_changes": None if changes is None else bool(changes),
+        **_commit(),
+        "sources": source_digest(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "device_state": device_state(),
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "bll_kernels": bll_kernels.__version__,
-        "backends": bll_kernels.available(),
     }
 
 
 class Record:
-    """The results of a run in a folder; a second run with the same commit continues the first."""
+    """The results of a run in a folder.
 
-    def __init__(self, folder: Path) -> None:
+    A second run of the same sources, torch and device continues the first. One process writes at a
+    time: a stage's own, while the one that started it waits and then reads what there is.
+
+    Args:
+        folder: Of gpu.json, gpu.md and gpu.log.
+        joined: This process works for the run that wrote what lies there.
+    """
+
+    def __init__(self, folder: Path, *, joined: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.now = conditions()
         self.stages: dict[str, dict[str, Any]] = {}
         self.entries: dict[str, dict[str, Any]] = {}
         self.executors: dict[str, dict[str, Any]] = {}
-        path = folder / "gpu.json"
-        if path.is_file():
-            before = json.loads(path.read_text())
-            same = before["conditions"]["commit"] == self.now["commit"] is not None
-            if same and not self.now["uncommitted_changes"]:
-                self.stages = before["stages"]
-                self.entries = before["entries"]
-                self.executors = before.get("executors", {})
+        self.suites: dict[str, dict[str, Any]] = {}
+        self.checks: dict[str, dict[str, Any]] = {}
+        self.plans: dict[str, list[str]] = {}
+        self.without: dict[str, dict[str, str]] = {}
+        self.now: dict[str, Any] = {}
+        if joined:
+            self.reload()
+            return
+        self.finished()
+        self.now = conditions()
+        if not self._path.is_file():
+            return
+        before = json.loads(self._path.read_text())
+        if all(before["conditions"].get(name) == self.now[name] for name in _SAME):
+            self._take(before)
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "gpu.json"
+
+    def _take(self, plain: dict[str, Any]) -> None:
+        for name in SECTIONS:
+            setattr(self, name, plain.get(name, {}))
+
+    def reload(self) -> None:
+        """Reads what another process has filed, and clears away what it was ended over."""
+        for part in self.folder.glob(".gpu.*.part"):
+            part.unlink(missing_ok=True)
+        plain = json.loads(self._path.read_text())
+        self.now = plain["conditions"]
+        self._take(plain)
 
     def log(self, text: str) -> None:
         """Appends to the log and prints."""
@@ -71,81 +135,59 @@ class Record:
 
     def entry(self, name: str, result: dict[str, Any]) -> None:
         """Files one measured kernel."""
-        self.entries[name] = result
-        self.flush()
+        self.file("entries", name, result)
 
     def executor(self, name: str, result: dict[str, Any]) -> None:
         """Files one network of the executor's stage."""
-        self.executors[name] = result
+        self.file("executors", name, result)
+
+    def file(self, section: str, name: str, result: dict[str, Any]) -> None:
+        """Files a result; nothing is under way any more."""
+        getattr(self, section)[name] = result
+        self.flush()
+        self.finished()
+
+    def plan(self, stage: str, names: list[str]) -> None:
+        """What a stage means to file; what is missing at its end was not reached."""
+        self.plans[stage] = names
         self.flush()
 
+    def leave_out(self, name: str, part: str, reason: str) -> None:
+        """A part of an entry that ended its process: the next one goes without it."""
+        self.without.setdefault(name, {})[part] = reason
+        self.flush()
+        self.finished()
+
+    def begin(self, section: str, name: str, part: str, *, optional: bool = False) -> None:
+        """What is under way from now on, for who must say what ended this process.
+
+        Args:
+            section: Where the entry will be filed.
+            name: Of the entry.
+            part: Of the entry.
+            optional: Whether the entry can do without this part.
+        """
+        now = {"section": section, "name": name, "part": part, "optional": optional}
+        write_atomically(self._under_way, json.dumps({**now, "since": time.time()}).encode())
+
+    def finished(self) -> None:
+        """Nothing is under way."""
+        self._under_way.unlink(missing_ok=True)
+
+    def under_way(self) -> dict[str, Any] | None:
+        """What `begin` said last, if it is not filed."""
+        try:
+            found: dict[str, Any] = json.loads(self._under_way.read_text())
+        except FileNotFoundError:
+            return None
+        return found
+
+    @property
+    def _under_way(self) -> Path:
+        return self.folder / "gpu.now"
+
     def flush(self) -> None:
-        """Writes the JSON and the table."""
-        plain = {
-            "conditions": self.now,
-            "stages": self.stages,
-            "entries": self.entries,
-            "executors": self.executors,
-        }
-        (self.folder / "gpu.json").write_text(json.dumps(plain, indent=1) + "\n")
-        (self.folder / "gpu.md").write_text(markdown(plain))
-
-
-def _ratio(entry: dict[str, Any], peer: str) -> str:
-    found = entry["peers"].get(peer)
-    if found is None:
-        return "-"
-    if "missing" in found:
-        return "missing"
-    return f"{found['ratio']['ratio']:.2f}"
-
-
-PEERS = ("eager", "distributions", "compile", "one graph", "fused")
-
-
-def markdown(plain: dict[str, Any]) -> str:
-    """The run as tables; times are medians in microseconds, ratios are peer over ours."""
-    now = plain["conditions"]
-    lines = [
-        f"# GPU run of {now['date']}",
-        "",
-        f"{now['device']}, torch {now['torch']} (CUDA {now['cuda']}), commit {now['commit']}"
-        + (" with uncommitted changes" if now["uncommitted_changes"] else ""),
-        "",
-        "| stage | result | seconds | note |",
-        "| --- | --- | --- | --- |",
-    ]
-    for name, stage in plain["stages"].items():
-        verdict = "passed" if stage["ok"] else "FAILED"
-        lines.append(f"| {name} | {verdict} | {stage['seconds']:.0f} | {stage['note']} |")
-    if plain["entries"]:
-        head = ["kernel", "backend", "cold us", "hot us", "host us", "GB/s", "of copy"]
-        head += [f"x {peer}" for peer in PEERS] + ["error", "gate"]
-        lines += ["", "| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
-    for name, entry in plain["entries"].items():
-        if "failure" in entry:
-            lines.append(f"| {name} | {entry['backend']} | failed: {entry['failure']} |")
-            continue
-        ours = entry["ours"]
-        rate = entry["bytes"] / ours["cold_us"] / 1e3
-        share = rate / entry["copy_gb_s"]
-        row = [name, entry["backend"], f"{ours['cold_us']:.2f}", f"{ours['hot_us']:.2f}"]
-        row += [f"{ours['host_us']:.1f}", f"{rate:.0f}", f"{share:.0%}"]
-        row += [_ratio(entry, peer) for peer in PEERS]
-        row += [f"{entry['error']:.1e}", "passed" if entry["gate"] else "FAILED"]
-        lines.append("| " + " | ".join(row) + " |")
-    lines += _executor_lines(plain["executors"])
-    return "\n".join(lines) + "\n"
-
-
-def _executor_lines(executors: dict[str, dict[str, Any]]) -> list[str]:
-    """A line for every network: milliseconds of a step, and the goals."""
-    if not executors:
-        return []
-    lines = ["", "| executor | ms of a step | goals missed | failures |", "| --- " * 4 + "|"]
-    for name, entry in executors.items():
-        times = ", ".join(f"{peer} {ms:.3f}" for peer, ms in entry["milliseconds"].items())
-        missed = ", ".join(goal for goal, met in entry["goals_met"].items() if not met) or "none"
-        failures = "; ".join(f"{k}: {v}" for k, v in entry["failures"].items()) or "none"
-        lines.append(f"| {name} | {times} | {missed} | {failures.replace('|', '/')} |")
-    return lines
+        """Writes the JSON and the table; whole files, since the process may be ended any time."""
+        plain = {"conditions": self.now, **{name: getattr(self, name) for name in SECTIONS}}
+        write_atomically(self._path, (json.dumps(plain, indent=1) + "\n").encode())
+        write_atomically(self.folder / "gpu.md", markdown(plain).encode())

@@ -86,7 +86,9 @@ def _step(width: int, layers: int, dtype: torch.dtype, device: str) -> Case:
 def _means_of(inputs: Inputs, classes: int) -> Values:
     x, labels = inputs
     sums = torch.zeros(classes, x.shape[1], device=x.device).index_add_(0, labels, x.float())
-    counts = torch.bincount(labels, minlength=classes)
+    # Not bincount, which waits for the largest label and cannot be captured.
+    ones = torch.ones(labels.shape, device=x.device)
+    counts = torch.zeros(classes, device=x.device).index_add_(0, labels, ones)
     return (sums / counts.clamp(min=1)[:, None],)
 
 

@@ -1,7 +1,7 @@
 """The published table (Kappel et al., arXiv 2305.14974, Table 1), trained on a GPU from recipes.
 
 Every run has a folder of its own with its checkpoint, so a call that reaches its deadline stops
-between two steps, and the next one goes on there.
+between two steps, and the next one goes on there; two archives beside them hold all that it needs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tarfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def run(
     deadline: float,
     epochs: int | None = None,
     dry: bool = False,
-) -> str:
+) -> tuple[str, int]:
     """Train what is missing until the deadline, and write ``table1.csv``.
 
     Args:
@@ -67,12 +68,16 @@ def run(
         epochs: In place of the recipes'.
         dry: Tiny networks on digits, on the CPU.
 
+    Returns:
+        A note, and how many runs are left.
+
     Raises:
         Unfinished: A data file is missing, or training diverged; what else there is was trained.
     """
     runs = [(cell, rule, seed) for cell in PUBLISHED for seed in SEEDS for rule in PUBLISHED[cell]]
     # Apart, so that a run in earnest never takes a trial's for its own.
     root = record.folder / ("table1-dry" if dry else "table1")
+    _unpack(root)
     failures: dict[str, str] = {}
     for cell, rule, seed in runs:
         if time.monotonic() > deadline - _MARGIN:
@@ -87,11 +92,13 @@ def run(
             failures[cell] = str(error)
         except (ValueError, TrainingError) as error:
             failures[name] = str(error)
-    finished = _write_table(root, runs)
+    finished = _write_table(record, root, runs)
+    _pack(root)
     note = f"{finished} of {len(runs)} runs finished"
     if failures:
         raise Unfinished("; ".join([note, *(f"{k}: {v}" for k, v in failures.items())]))
-    return note if finished == len(runs) else f"{note}; the same command goes on"
+    left = len(runs) - finished
+    return (f"{note}; the same command goes on" if left else note), left
 
 
 def _options(name: str, data_dirs: Sequence[str], epochs: int | None, dry: bool) -> dict[str, Any]:
@@ -138,7 +145,42 @@ def _train(record: Record, place: Path, options: dict[str, Any], deadline: float
         training.finish()
 
 
-def _write_table(root: Path, runs: Sequence[tuple[str, str, int]]) -> int:
+def _pack(root: Path) -> None:
+    """Puts what another call needs into files beside the folder, whose own files lie deep.
+
+    The summaries of finished runs, which are small, into one; what was begun, which is as large as
+    a network with its optimiser, into another.
+    """
+    places = sorted(root.glob("*/seed-*"))
+    finished = [place / SUMMARY for place in places if (place / SUMMARY).is_file()]
+    begun = [place for place in places if not (place / SUMMARY).is_file()]
+    for packed, wanted in zip(_archives(root), (finished, begun), strict=True):
+        if not wanted:
+            packed.unlink(missing_ok=True)
+            continue
+        part = packed.with_suffix(".part")
+        with tarfile.open(part, "w") as archive:
+            for path in wanted:
+                archive.add(path, path.relative_to(root))
+        part.replace(packed)
+
+
+def _unpack(root: Path) -> None:
+    """Restores the folder where only its archives were brought along."""
+    if root.exists():
+        return
+    for packed in _archives(root):
+        if packed.is_file():
+            with tarfile.open(packed) as archive:
+                archive.extractall(root, filter="data")
+
+
+def _archives(root: Path) -> tuple[Path, Path]:
+    """Of what is finished, and of what was begun."""
+    return root.with_name(f"{root.name}-finished.tar"), root.with_name(f"{root.name}-begun.tar")
+
+
+def _write_table(record: Record, root: Path, runs: Sequence[tuple[str, str, int]]) -> int:
     """Write the runs that are finished; return their number."""
     rows = []
     for cell, rule, seed in runs:
@@ -147,6 +189,8 @@ def _write_table(root: Path, runs: Sequence[tuple[str, str, int]]) -> int:
             continue
         found = json.loads(path.read_text())
         found["rule_options"] = json.dumps(found["rule_options"], sort_keys=True)
+        # A copy of the tree without .git knows its commit only from who started it.
+        found["commit"] = found["commit"] or record.now["commit"]
         found["published"] = PUBLISHED[cell][rule]
         trained = sum(epoch["seconds"] for epoch in found["history"])
         found["seconds_per_epoch"] = round(trained / found["epochs"], 3)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bll_kernels.pipeline.device import Device
-from bll_kernels.pipeline.seeds import forward_seed, random_states, seeded
+from bll_kernels.pipeline.seeds import forward_seed, gpus_of, random_states, seeded
 from bll_kernels.pipeline.step import GENERATOR, LocalStep
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def drawing_forward(
     """
     count = len(executor.blocks)
     done = executor.batches_done * executor.micro_batches
-    gpus = [x.get_device()] if x.is_cuda else []
+    gpus = gpus_of(x)
     seed = forward_seed(executor.seed, done + micro_batch, count, index)
     with GENERATOR, seeded(seed, gpus):
         before = random_states(gpus)

@@ -22,6 +22,11 @@ def forward_seed(seed: int, micro_batch: int, blocks: int, block: int) -> int:
     return ((seed * 1_000_003 + micro_batch) * blocks + block) % 2**63
 
 
+def gpus_of(x: Tensor) -> list[int]:
+    """Indices of the GPUs whose generators work on a tensor may draw from."""
+    return [x.get_device()] if x.is_cuda else []
+
+
 def random_states(gpus: Sequence[int]) -> list[Tensor]:
     """States of the CPU's generator and of those GPUs'; they lie on the host."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in gpus)]

@@ -14,7 +14,7 @@ from bll_kernels.pipeline.agreement import check, restore
 from bll_kernels.pipeline.block import Block
 from bll_kernels.pipeline.capture import NotTraceable, capture, total
 from bll_kernels.pipeline.program import Program
-from bll_kernels.pipeline.seeds import random_states, set_random_states
+from bll_kernels.pipeline.seeds import gpus_of, random_states, set_random_states
 from bll_kernels.pipeline.simplify import simplify
 from bll_kernels.pipeline.step import GENERATOR, AutogradStep, LocalStep, Updater, direct_update
 
@@ -149,7 +149,7 @@ class TracedStep:
         buffers = list(self.block.buffers())
         before = [buffer.clone() for buffer in buffers]
         gradients = [parameter.grad for parameter in self.parameters]
-        generators = random_states(_gpus(x))
+        generators = random_states(gpus_of(x))
         output, saved = self._autograd.forward(x, labels)
         for parameter in self.parameters:
             parameter.grad = None
@@ -259,7 +259,7 @@ class TracedStep:
             raise NotTraceable("its forward replaces a buffer instead of writing to it")
         after = [buffer.clone() for buffer in now]
         graph = capture(self.block, self.parameters, trial.x, trial.labels)
-        gpus = _gpus(trial.x)
+        gpus = gpus_of(trial.x)
         generators = random_states(gpus)
         try:
             simplify(graph)
@@ -282,10 +282,6 @@ class TracedStep:
         finally:
             set_random_states(generators, gpus)
         return program, found
-
-
-def _gpus(x: Tensor) -> list[int]:
-    return [x.get_device()] if x.is_cuda else []
 
 
 def situation(x: Tensor, labels: Tensor) -> Hashable:

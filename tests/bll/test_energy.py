@@ -205,23 +205,65 @@ class FakeNvml(ModuleType):
         if self.millijoules is None:
             raise self.NVMLError("Driver Not Loaded")
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        return index
+    def nvmlDeviceGetHandleByUUID(self, uuid: bytes) -> bytes:
+        if uuid not in (b"GPU-0", b"GPU-1"):
+            raise self.NVMLError("Not Found")
+        return uuid
 
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
-        assert handle == 1
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: bytes) -> int:
+        assert handle == b"GPU-1"
+        if not self.millijoules:
+            raise self.NVMLError("GPU is lost")
         return self.millijoules.pop(0)
 
 
 def test_nvml_counts_millijoules():
-    counter = NvmlCounter(1, FakeNvml([1000, 2500, 4000]))
+    counter = NvmlCounter("GPU-1", FakeNvml([1000, 2500, 4000]))
     assert counter.joules() == 2.5
     assert counter.joules() == 4.0
+    with pytest.raises(NoCounter, match="NVML: Not Found"):
+        NvmlCounter("GPU-7", FakeNvml([1000]))
+    with pytest.raises(NoCounter, match="NVML: GPU is lost"):
+        NvmlCounter("GPU-1", FakeNvml([]))
+
+
+@pytest.mark.parametrize("prefix", ["", "GPU-"])
+@pytest.mark.parametrize(("device", "current"), [("cuda", 1), ("cuda:1", 0)])
+def test_the_gpu_that_torch_means_is_read(monkeypatch, device, current, prefix):
+    # As with CUDA_VISIBLE_DEVICES=2,1: what an index means to NVML, it does not mean to torch.
+    seen = [SimpleNamespace(uuid=prefix + "2"), SimpleNamespace(uuid=prefix + "1")]
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml([1000, 2500]))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", seen.__getitem__)
+    assert find_counter(device).joules() == 2.5
+
+
+def test_a_counter_that_is_lost_does_not_end_training(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml([1000, 2000, 3500]))
+    found = SimpleNamespace(uuid="1")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found)
+    energy = RunEnergy(torch.device("cuda", 0))
+    energy.poll()
+    assert energy.to_record()["energy_j"] == 1.5
+    energy.poll()
+    assert energy.to_record() == {
+        "energy_j": None,
+        "energy_reason": "NVML: GPU is lost",
+        "energy_counter": None,
+    }
+    energy.poll()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_reason_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml([1000]))
+    with pytest.raises(NoCounter, match="NVML: torch does not tell which GPU cuda:3 is"):
+        find_counter("cuda:3")
 
 
 def test_without_nvml_the_reason_is_told(monkeypatch):
     with pytest.raises(NoCounter, match="NVML: Driver Not Loaded"):
-        NvmlCounter(0, FakeNvml(None))
+        NvmlCounter("GPU-0", FakeNvml(None))
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with pytest.raises(NoCounter, match="nvidia-ml-py is not installed"):
         find_counter("cuda:0")

@@ -65,7 +65,7 @@ def test_a_trial_gives_a_gpu_its_generator_back(monkeypatch: pytest.MonkeyPatch)
     feed = batches("mlp", torch.float32, 1)
     run = bll.executor(wrapped("mlp", torch.float32), adam, local_step="traced")
     gpus = Gpus(monkeypatch)
-    monkeypatch.setattr(traced, "_gpus", lambda x: [0])
+    monkeypatch.setattr(traced, "gpus_of", lambda x: [0])
     forward, autograd = traced.Program.forward, traced.AutogradStep.forward
     drawn: dict[str, list[Tensor]] = {"autograd": [], "program": []}
 

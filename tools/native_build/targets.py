@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
@@ -53,8 +55,33 @@ def cxx_flags() -> list[str]:
     return words("cxxflags.txt")
 
 
+def cuda_archs() -> list[str] | None:
+    """The targets that BLL_CUDA_ARCHS asks for instead of those of every wheel, as "90"."""
+    given = os.environ.get("BLL_CUDA_ARCHS") or ""
+    found = [word for word in re.split(r"[,;\s]+", given) if word]
+    wrong = [word for word in found if not re.fullmatch(r"\d{2,3}", word) or int(word) < 80]
+    if wrong:
+        raise SystemExit(
+            "BLL_CUDA_ARCHS: expected compute capabilities from 80 on, such as 80,90; "
+            f"got {given!r}"
+        )
+    return found or None
+
+
 def nvcc_flags() -> list[str]:
-    return words("nvccflags.txt")
+    flags = words("nvccflags.txt")
+    archs = cuda_archs()
+    if archs is None:
+        return flags
+    kept: list[str] = []
+    for word in flags:
+        if kept and kept[-1] == "-gencode":
+            kept.pop()
+        else:
+            kept.append(word)
+    for arch in archs:
+        kept += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+    return kept
 
 
 def include(folder: Path) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 POWERCAP = Path("/sys/class/powercap")
 
 
@@ -57,7 +59,8 @@ class NvmlCounter:
     """``nvmlDeviceGetTotalEnergyConsumption`` of one GPU: millijoules since the driver loaded.
 
     Args:
-        index: Of the GPU, as NVML counts.
+        uuid: Of the GPU, as NVML writes it ("GPU-..."). An index would not do: NVML counts all GPUs
+            of the machine, torch those that CUDA_VISIBLE_DEVICES leaves.
         nvml: The module ``pynvml``.
 
     Raises:
@@ -66,21 +69,49 @@ class NvmlCounter:
 
     name = "NVML total energy"
 
-    def __init__(self, index: int = 0, nvml: Any = None) -> None:
+    def __init__(self, uuid: str, nvml: Any = None) -> None:
         self._nvml = _import_nvml() if nvml is None else nvml
         try:
             self._nvml.nvmlInit()
-            self._handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-            self._count = Monotone(self._read, wrap=None)
+            # As bytes, which every version of the module takes.
+            self._handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid.encode())
+        except self._nvml.NVMLError as error:
+            raise NoCounter(f"NVML: {error}") from error
+        self._count = Monotone(self._read, wrap=None)
+
+    def _read(self) -> float:
+        try:
+            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
         except self._nvml.NVMLError as error:
             raise NoCounter(f"NVML: {error}") from error
 
-    def _read(self) -> float:
-        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
-
     def joules(self) -> float:
-        """See `Counter`."""
+        """See `Counter`.
+
+        Raises:
+            NoCounter: NVML cannot read it any more.
+        """
         return self._count.joules()
+
+
+def gpu_uuid(device: str) -> str:
+    """The name NVML knows torch's GPU by.
+
+    Args:
+        device: "cuda" (torch's current GPU) or "cuda:N", as torch counts.
+
+    Raises:
+        NoCounter: torch sees no such GPU.
+    """
+    index = torch.device(device).index
+    try:
+        chosen = torch.cuda.current_device() if index is None else index
+        uuid = str(torch.cuda.get_device_properties(chosen).uuid)
+    # No driver, no such index, a torch without CUDA: each raises a class of its own.
+    except (RuntimeError, AssertionError, AttributeError) as error:
+        raise NoCounter(f"NVML: torch does not tell which GPU {device} is: {error}") from error
+    # torch leaves out what NVML begins with.
+    return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
 
 
 def _import_nvml() -> Any:
@@ -128,14 +159,14 @@ def find_counter(device: str) -> Counter:
     """The counter of a device.
 
     Args:
-        device: "cuda" (its current GPU as NVML counts) or "cpu".
+        device: "cuda" (torch's current GPU), "cuda:N" (as torch counts) or "cpu".
 
     Raises:
         NoCounter: With the reason.
     """
     if device.startswith("cuda"):
-        index = device.partition(":")[2]
-        return NvmlCounter(int(index) if index else 0)
+        nvml = _import_nvml()
+        return NvmlCounter(gpu_uuid(device), nvml)
     return RaplCounter()
 
 

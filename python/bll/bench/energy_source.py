@@ -6,12 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from bll.bench.energy import Check, EnergyProtocol, measure_energy
 from bll.bench.energy_counters import Counter, NoCounter, ZeusCheck, find_counter
 from bll.bench.energy_windows import Clock
 from bll.bench.timers import Prepared
 
 NOT_ASKED = "not asked for (--energy)"
+
+
+def _index(device: str) -> int:
+    """Of a GPU as torch counts, which zeus does too."""
+    index = torch.device(device).index
+    return torch.cuda.current_device() if index is None else index
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class EnergySource:
         if not device.startswith("cuda"):
             return cls(counter, None, check_reason="zeus is asked for GPUs only")
         try:
-            return cls(counter, None, check=ZeusCheck())
+            return cls(counter, None, check=ZeusCheck((_index(device),)))
         except NoCounter as error:
             return cls(counter, None, check_reason=str(error))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bll.distributed.replicas import ReplicatedBlock
 from bll.distributed.shapes import memory_order
-from bll_kernels.pipeline.seeds import forward_seed, random_states, seeded
+from bll_kernels.pipeline.seeds import forward_seed, gpus_of, random_states, seeded
 from bll_kernels.pipeline.step import LocalStep
 
 
@@ -144,7 +144,7 @@ class StageWork(nn.Module):
         step = self.steps[place]
         if self.draws[place] is False:
             return step.forward(x, labels)
-        gpus = [x.get_device()] if x.is_cuda else []
+        gpus = gpus_of(x)
         index = self.first + place
         with seeded(forward_seed(self.seed, self.micro_batch, self.total, index), gpus):
             before = random_states(gpus)
