@@ -25,16 +25,16 @@
 
 namespace bll::cuda {
 
-// What fails is the last error that the runtime reports.
+// `shared`: bytes of dynamic shared memory; `most`: what any launch of the kernel on this device
+// may ask for. The limit is the function's, and other threads of the host launch it too: one that
+// is the same every time is never too low for any of them. What fails is the last error that the
+// runtime reports.
 template <class... Parameters, class... Arguments>
 void launch_cluster(void (*kernel)(Parameters...), unsigned blocks, int threads, int cluster,
-                    size_t shared, cudaStream_t stream, const Arguments&... arguments) {
-  constexpr size_t kUnasked = 48 << 10;  // that every launch may have
-  if (shared > kUnasked) {
-    const auto bytes = static_cast<int>(shared);
-    const auto attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
-    if (cudaFuncSetAttribute(kernel, attribute, bytes) != cudaSuccess) return;
-  }
+                    size_t shared, size_t most, cudaStream_t stream,
+                    const Arguments&... arguments) {
+  const auto limit = cudaFuncAttributeMaxDynamicSharedMemorySize;
+  if (cudaFuncSetAttribute(kernel, limit, static_cast<int>(most)) != cudaSuccess) return;
   cudaLaunchAttribute size{};
   size.id = cudaLaunchAttributeClusterDimension;
   size.val.clusterDim.x = static_cast<unsigned>(cluster);

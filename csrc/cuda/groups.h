@@ -56,9 +56,10 @@ struct GroupView {
   bool per_row;   // of pair.value
   int64_t group, groups_per_row, groups;
   int lanes;  // threads per group, in tiers that are not `whole`
-  // Long groups: blocks that share one, vectors that a thread keeps, bytes of shared memory.
+  // Long groups: blocks that share one, vectors that a thread keeps, bytes of shared memory, and
+  // the most that any launch on the device asks for.
   int cluster, kept;
-  size_t shared;
+  size_t shared, most_shared;
 };
 
 // Kernel argument of the table gradient. Long groups: the blocks of a cluster share what a block

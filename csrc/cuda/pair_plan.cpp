@@ -95,6 +95,7 @@ void plan_long_groups(PairPlan& plan, const PairArgs& args, int64_t count, const
   const bool two = share(group.cluster) * bytes <= half;
   group.kept = static_cast<int>(std::min(share(group.cluster), (two ? half : whole) / bytes));
   group.shared = group.kept * bytes;
+  group.most_shared = whole;
   const int64_t wave = int64_t{device.processors} * (two ? 2 : 1) / group.cluster;
   const int64_t clusters = std::min(std::max<int64_t>(wave, 1), group.count);
   plan.blocks = static_cast<int>(clusters * group.cluster);

@@ -310,10 +310,10 @@ __attribute__((visibility("default"))) void bll_emulator_counts(int64_t (&out)[7
 // The launch table of a pair loss: flat, rows, width, tail, count, lanes, chunks, units, blocks,
 // values per row, two stages, sections, sort chunks, tier, lanes of a group, wide groups, blocks of
 // a cluster, vectors that a thread keeps, bytes of shared memory, groups of a row side by side in a
-// block of the table kernel, its blocks.
+// block of the table kernel, its blocks, the most shared memory of any plan.
 extern "C" __attribute__((visibility("default"))) void bll_emulator_plan(
     int family, int dtype, int64_t rows, int64_t width, int64_t group, int64_t classes, int per_row,
-    int processors, int cluster, int64_t shared, int64_t (&out)[21]) {
+    int processors, int cluster, int64_t shared, int64_t (&out)[22]) {
   using namespace bll;
   alignas(16) static char memory[16];
   cpu::PairArgs args{};
@@ -329,11 +329,16 @@ extern "C" __attribute__((visibility("default"))) void bll_emulator_plan(
   static const int64_t label = 0;
   if (classes > 0) args.labels = &label, args.b.count = classes;
   const cuda::PairPlan p = cuda::plan_pair(args, {processors, cluster, shared});
-  const int64_t numbers[21] = {p.flat,          p.rows,           p.width,         p.tail,
-                               p.layout.count,  p.layout.lanes,   p.layout.chunks, p.units,
-                               p.blocks,        p.values_per_row, p.two_stages,    p.sections,
-                               p.sort_chunks,   p.group.tier,     p.group.lanes,   p.group.wide,
-                               p.group.cluster, p.group.kept,     p.group.shared,  p.group.across,
-                               p.table_blocks};
+  const int64_t numbers[22] = {p.flat,          p.rows,
+                               p.width,         p.tail,
+                               p.layout.count,  p.layout.lanes,
+                               p.layout.chunks, p.units,
+                               p.blocks,        p.values_per_row,
+                               p.two_stages,    p.sections,
+                               p.sort_chunks,   p.group.tier,
+                               p.group.lanes,   p.group.wide,
+                               p.group.cluster, p.group.kept,
+                               p.group.shared,  p.group.across,
+                               p.table_blocks,  p.group.most_shared};
   std::memcpy(out, numbers, sizeof numbers);
 }

@@ -52,7 +52,7 @@ __global__ void sum_by_cluster(const float* in, float* out) {
 
 template <int mistake>
 void run_cluster(const float* in, float* out) {
-  BLL_LAUNCH_CLUSTER((sum_by_cluster<mistake>), 2, kBlock, 2, 128, nullptr, in, out);
+  BLL_LAUNCH_CLUSTER((sum_by_cluster<mistake>), 2, kBlock, 2, 128, 128, nullptr, in, out);
 }
 
 template <int mistake>
