@@ -10,7 +10,9 @@
 
 // 16 bytes from global memory; the thread itself may read them after BLL_COPY_WAIT.
 #define BLL_COPY_ASYNC(to, from) __pipeline_memcpy_async((to), (from), 16)
-#define BLL_COPY_WAIT() (__pipeline_commit(), __pipeline_wait_prior(0))
+// The clobber keeps the compiler from reading them before the wait: the toolkit's own is ordered
+// with other volatile assembly only, and a thread that reads its own bytes needs no barrier.
+#define BLL_COPY_WAIT() asm volatile("cp.async.wait_all;" ::: "memory")
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define BLL_CLUSTER_SYNC() cooperative_groups::this_cluster().sync()
 // The same place in the shared memory of a block of the cluster, which must not have left.
