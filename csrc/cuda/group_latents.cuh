@@ -99,21 +99,21 @@ struct Slots<Single, sums> {
   static constexpr int kPacks = 1;
   uint4* memory;
 
-  __device__ __forceinline__ float* at(int k, int item) const {
+  __device__ __forceinline__ uint32_t* at(int k, int item) const {
     constexpr int items = sums ? 3 : 2;
-    return reinterpret_cast<float*>(memory) + (items * k + item) * kLongBlock + threadIdx.x;
+    return reinterpret_cast<uint32_t*>(memory) + (items * k + item) * kLongBlock + threadIdx.x;
   }
   __device__ __forceinline__ Sum* sum(const PairView&, int k, int) const {
     return reinterpret_cast<Sum*>(at(k, 2));
   }
   __device__ __forceinline__ void fetch_a(const PairView& v, int k, int64_t offset) const {
-    *at(k, 0) = Single::load(v.a, v.a_dtype, offset).x;
+    *at(k, 0) = Single::load(v.a, v.a_dtype, offset).bits;
   }
   __device__ __forceinline__ void fetch_b(const PairView& v, int k, int64_t offset) const {
-    *at(k, 1) = Single::load(v.b, v.b_dtype, offset).x;
+    *at(k, 1) = Single::load(v.b, v.b_dtype, offset).bits;
   }
   __device__ __forceinline__ void read(const PairView&, int k, Raw& a, Raw& b) const {
-    a.x = *at(k, 0), b.x = *at(k, 1);
+    a.bits = *at(k, 0), b.bits = *at(k, 1);
   }
 };
 
