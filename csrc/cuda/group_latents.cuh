@@ -52,6 +52,15 @@ struct Resident {
   }
 };
 
+// function(number, column) for the first `kept` vectors of a thread, of `count` latents each.
+template <int count, class Function>
+__device__ __forceinline__ void each_kept(const GroupPlace& place, int kept, Function&& function) {
+  const int end = static_cast<int>(place.group), step = place.step * count;
+  int column = place.first * count;
+#pragma unroll 2
+  for (int k = 0; k < kept && column < end; ++k, column += step) function(k, column);
+}
+
 // Where a thread of a block of kLongBlock keeps the raw latents of its vectors in shared memory,
 // and their sums where there are some: neighbouring threads side by side, whatever the operands'
 // dtypes.
@@ -72,14 +81,21 @@ struct Slots<Wide<T>, sums> {
   __device__ __forceinline__ Sum* sum(const PairView& v, int k, int pack) const {
     return reinterpret_cast<Sum*>(at(v, k, 1 + Wide<T>::quads(v.b_dtype) + pack));
   }
-  // Both set out for the operand.
-  __device__ __forceinline__ void fetch_a(const PairView& v, int k, int64_t offset) const {
-    BLL_COPY_ASYNC(at(v, k, 0), Wide<T>::address(v.a, v.a_dtype, offset));
+  // Both set out for the first `kept` vectors of the operand.
+  __device__ __forceinline__ void fetch_a(const PairView& v, const GroupPlace& place,
+                                          int kept) const {
+    each_kept<Wide<T>::kCount>(place, kept, [&](int k, int column) {
+      BLL_COPY_ASYNC(at(v, k, 0), Wide<T>::address(v.a, v.a_dtype, place.a + column));
+    });
   }
-  __device__ __forceinline__ void fetch_b(const PairView& v, int k, int64_t offset) const {
-    for (int q = 0; q < Wide<T>::quads(v.b_dtype); ++q) {
-      BLL_COPY_ASYNC(at(v, k, 1 + q), Wide<T>::address(v.b, v.b_dtype, offset) + q);
-    }
+  __device__ __forceinline__ void fetch_b(const PairView& v, const GroupPlace& place,
+                                          int kept) const {
+    each_kept<Wide<T>::kCount>(place, kept, [&](int k, int column) {
+      const uint4* from = Wide<T>::address(v.b, v.b_dtype, place.b + column);
+      for (int q = 0; q < Wide<T>::quads(v.b_dtype); ++q) {
+        BLL_COPY_ASYNC(at(v, k, 1 + q), from + q);
+      }
+    });
   }
   __device__ __forceinline__ void read(const PairView& v, int k, Raw& a, Raw& b) const {
     a.quad[0] = *at(v, k, 0);
@@ -106,14 +122,38 @@ struct Slots<Single, sums> {
   __device__ __forceinline__ Sum* sum(const PairView&, int k, int) const {
     return reinterpret_cast<Sum*>(at(k, 2));
   }
-  __device__ __forceinline__ void fetch_a(const PairView& v, int k, int64_t offset) const {
-    *at(k, 0) = Single::load(v.a, v.a_dtype, offset).bits;
+  __device__ __forceinline__ void fetch_a(const PairView& v, const GroupPlace& place,
+                                          int kept) const {
+    fetch(v.a, v.a_dtype, place.a, 0, place, kept);
   }
-  __device__ __forceinline__ void fetch_b(const PairView& v, int k, int64_t offset) const {
-    *at(k, 1) = Single::load(v.b, v.b_dtype, offset).bits;
+  __device__ __forceinline__ void fetch_b(const PairView& v, const GroupPlace& place,
+                                          int kept) const {
+    fetch(v.b, v.b_dtype, place.b, 1, place, kept);
   }
   __device__ __forceinline__ void read(const PairView&, int k, Raw& a, Raw& b) const {
     a.bits = *at(k, 0), b.bits = *at(k, 1);
+  }
+
+ private:
+  // Loads of an operand that are in flight before the first is stored.
+  static constexpr int kBatch = 8;
+
+  __device__ __forceinline__ void fetch(const void* base, DType dtype, int64_t start, int item,
+                                        const GroupPlace& place, int kept) const {
+    const int64_t left = ceil_div(place.group - place.first, int64_t{place.step});
+    const int own = left < kept ? static_cast<int>(left) : kept;
+    for (int first = 0; first < own; first += kBatch) {
+      Raw raw[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int64_t column = place.first + int64_t{first + i} * place.step;
+        if (first + i < own) raw[i] = Single::load(base, dtype, start + column);
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        if (first + i < own) *at(first + i, item) = raw[i].bits;
+      }
+    }
   }
 };
 
@@ -127,10 +167,8 @@ struct Staged {
   int kept;
 
   __device__ __forceinline__ void load(const PairView& v, const GroupPlace& place) const {
-    each_kept(place, [&](int k, int column) {
-      slots.fetch_a(v, k, place.a + column);
-      if (place.b >= 0) slots.fetch_b(v, k, place.b + column);
-    });
+    slots.fetch_a(v, place, kept);
+    if (place.b >= 0) slots.fetch_b(v, place, kept);
     BLL_COPY_WAIT();
   }
 
@@ -154,16 +192,6 @@ struct Staged {
       Access::unpack(place.b < 0 ? Access::nan() : raw_b, v.b_dtype, b);
       function(a, b, k, column);
     }
-  }
-
- protected:
-  // function(number, column) for the vectors that wait in shared memory.
-  template <class Function>
-  __device__ __forceinline__ void each_kept(const GroupPlace& place, Function&& function) const {
-    const int end = static_cast<int>(place.group), step = place.step * kCount;
-    int column = place.first * kCount;
-#pragma unroll 2
-    for (int k = 0; k < kept && column < end; ++k, column += step) function(k, column);
   }
 };
 
