@@ -27,28 +27,38 @@
 
 namespace bll::cuda {
 
-// `shared`: bytes of dynamic shared memory; `most`: what any launch of the kernel on this device
-// may ask for. The limit is the function's, and other threads of the host launch it too: one that
-// is the same every time is never too low for any of them. What fails is the last error that the
-// runtime reports.
+// How the blocks of clusters are launched, each with `shared` bytes of dynamic shared memory.
+struct ClusterLaunch {
+  cudaLaunchConfig_t config{};
+  cudaLaunchAttribute size{};
+
+  ClusterLaunch(unsigned blocks, int threads, int cluster, size_t shared, cudaStream_t stream) {
+    size.id = cudaLaunchAttributeClusterDimension;
+    size.val.clusterDim.x = static_cast<unsigned>(cluster);
+    size.val.clusterDim.y = size.val.clusterDim.z = 1;
+    config.gridDim = dim3(blocks);
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    config.attrs = &size;
+    config.numAttrs = cluster > 1 ? 1 : 0;
+  }
+  ClusterLaunch(const ClusterLaunch&) = delete;  // `config` points into it
+  ClusterLaunch& operator=(const ClusterLaunch&) = delete;
+};
+
+// `most`: bytes of dynamic shared memory that any launch of the kernel on this device may ask for.
+// The limit is the function's, and other threads of the host launch it too: one that is the same
+// every time is never too low for any of them. What fails is the last error that the runtime
+// reports.
 template <class... Parameters, class... Arguments>
 void launch_cluster(void (*kernel)(Parameters...), unsigned blocks, int threads, int cluster,
                     size_t shared, size_t most, cudaStream_t stream,
                     const Arguments&... arguments) {
   const auto limit = cudaFuncAttributeMaxDynamicSharedMemorySize;
   if (cudaFuncSetAttribute(kernel, limit, static_cast<int>(most)) != cudaSuccess) return;
-  cudaLaunchAttribute size{};
-  size.id = cudaLaunchAttributeClusterDimension;
-  size.val.clusterDim.x = static_cast<unsigned>(cluster);
-  size.val.clusterDim.y = size.val.clusterDim.z = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  config.attrs = &size;
-  config.numAttrs = cluster > 1 ? 1 : 0;
-  cudaLaunchKernelEx(&config, kernel, arguments...);
+  const ClusterLaunch launch(blocks, threads, cluster, shared, stream);
+  cudaLaunchKernelEx(&launch.config, kernel, arguments...);
 }
 
 }  // namespace bll::cuda
@@ -56,6 +66,6 @@ void launch_cluster(void (*kernel)(Parameters...), unsigned blocks, int threads,
 
 namespace bll::cuda {
 
-inline constexpr int kClusterBlocks = 8;  // that every device with clusters can hold
+inline constexpr int kClusterBlocks = 8;  // most of a cluster that may be asked for anywhere
 
 }  // namespace bll::cuda

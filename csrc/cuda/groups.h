@@ -48,6 +48,17 @@ inline int group_tier(const GroupTier* tiers, int64_t group) {
   return tier;
 }
 
+// Bytes of shared memory for latents that a block of a long group may have where a multiprocessor
+// has `blocks` of them.
+inline int64_t long_shared(const Device& device, int blocks) {
+  constexpr int64_t reserved = 1024;  // by the system, per block
+  const int64_t bytes = (device.shared + reserved) / blocks - reserved - kLongShared;
+  return bytes > 0 ? bytes : 0;
+}
+
+// Asks the current device, whose other properties are known, for `clusters` and `cluster`.
+cudaError_t find_clusters(Device& device);
+
 // Sweeps of a streamed group over its latents.
 inline constexpr int kStreamedReads = 4;
 
