@@ -21,23 +21,13 @@ template <class Access, int held>
 struct Resident {
   static constexpr int kCount = Access::kCount, kVectors = held / Access::kCount;
   static constexpr bool kSums = false;
+  // Vectors of each operand that set out together: the addresses of more would spill.
+  static constexpr int kBatch = kVectors < 8 ? kVectors : 8;
   float a[kVectors][kCount], b[kVectors][kCount];
 
   __device__ __forceinline__ void load(const PairView& v, const GroupPlace& place) {
-    typename Access::Raw raw_a[kVectors], raw_b[kVectors];
 #pragma unroll
-    for (int k = 0; k < kVectors; ++k) {
-      const int64_t column = int64_t{place.first + k * place.step} * kCount;
-      if (place.inside && column < place.group) {
-        raw_a[k] = Access::load(v.a, v.a_dtype, place.a + column);
-        raw_b[k] = place.b < 0 ? Access::nan() : Access::load(v.b, v.b_dtype, place.b + column);
-      }
-    }
-#pragma unroll
-    for (int k = 0; k < kVectors; ++k) {
-      Access::unpack(raw_a[k], v.a_dtype, a[k]);
-      Access::unpack(raw_b[k], v.b_dtype, b[k]);
-    }
+    for (int from = 0; from < kVectors; from += kBatch) load_batch(v, place, from);
   }
 
   // function(a[kCount], b[kCount], number, column) for every vector of the thread.
@@ -48,6 +38,24 @@ struct Resident {
     for (int k = 0; k < kVectors; ++k) {
       const int64_t column = int64_t{place.first + k * place.step} * kCount;
       if (place.inside && column < place.group) function(a[k], b[k], k, column);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void load_batch(const PairView& v, const GroupPlace& place, int from) {
+    typename Access::Raw raw_a[kBatch], raw_b[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int64_t column = int64_t{place.first + (from + i) * place.step} * kCount;
+      if (place.inside && column < place.group) {
+        raw_a[i] = Access::load(v.a, v.a_dtype, place.a + column);
+        raw_b[i] = place.b < 0 ? Access::nan() : Access::load(v.b, v.b_dtype, place.b + column);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      Access::unpack(raw_a[i], v.a_dtype, a[from + i]);
+      Access::unpack(raw_b[i], v.b_dtype, b[from + i]);
     }
   }
 };
