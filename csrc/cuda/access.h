@@ -145,27 +145,38 @@ struct Wide {
 struct Single {
   static constexpr int kCount = 1;
   struct Raw {
-    float x;
+    uint32_t bits;  // the upper half of a half type's is 0
   };
 
   __device__ __forceinline__ static Raw load(const void* base, DType dtype, int64_t offset) {
-    if (dtype == DType::kFloat32) return {__ldg(static_cast<const float*>(base) + offset)};
-    const unsigned short raw = __ldg(static_cast<const unsigned short*>(base) + offset);
-    if (dtype == DType::kBFloat16) return {to_float(__ushort_as_bfloat16(raw))};
-    return {to_float(__ushort_as_half(raw))};
+    if (dtype != DType::kFloat32) return {__ldg(static_cast<const uint16_t*>(base) + offset)};
+    return {float_bits(__ldg(static_cast<const float*>(base) + offset))};
   }
 
   __device__ __forceinline__ static Raw load_own(const void* base, DType dtype, int64_t offset) {
-    if (dtype == DType::kFloat32) return {BLL_LOAD(static_cast<const float*>(base) + offset)};
-    const unsigned short raw = BLL_LOAD(static_cast<const unsigned short*>(base) + offset);
-    if (dtype == DType::kBFloat16) return {to_float(__ushort_as_bfloat16(raw))};
-    return {to_float(__ushort_as_half(raw))};
+    if (dtype != DType::kFloat32) return {BLL_LOAD(static_cast<const uint16_t*>(base) + offset)};
+    return {float_bits(BLL_LOAD(static_cast<const float*>(base) + offset))};
   }
 
-  __device__ __forceinline__ static Raw nan() { return {bits_float(~0u)}; }
+  // All bits set is NaN in every dtype.
+  __device__ __forceinline__ static Raw nan() { return {~0u}; }
 
-  __device__ __forceinline__ static void unpack(const Raw& raw, DType, float (&x)[1]) {
-    x[0] = raw.x;
+  __device__ __forceinline__ static void unpack(const Raw& raw, DType dtype, float (&x)[1]) {
+    const auto half = static_cast<unsigned short>(raw.bits);
+    if (dtype == DType::kFloat32) {
+      x[0] = bits_float(raw.bits);
+    } else if (dtype == DType::kBFloat16) {
+      x[0] = to_float(__ushort_as_bfloat16(half));
+    } else {
+      x[0] = to_float(__ushort_as_half(half));
+    }
+  }
+
+  // For one that nothing else waits beside.
+  __device__ __forceinline__ static float value(const void* base, DType dtype, int64_t offset) {
+    float x[1];
+    unpack(load(base, dtype, offset), dtype, x);
+    return x[0];
   }
 
   __device__ __forceinline__ static void store(void* base, DType dtype, int64_t offset,

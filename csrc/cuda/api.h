@@ -18,11 +18,16 @@ using cpu::PairArgs;
 using cpu::Reduction;
 using cpu::Rows;
 
+inline constexpr int kClusterSizes = 3;  // of clusters: 2, 4 and 8 blocks
+
 // What launch tables ask of a device.
 struct Device {
   int processors;      // streaming multiprocessors
   int cluster = 1;     // blocks that one cluster may have; 1 where there are none
   int64_t shared = 0;  // bytes of shared memory that a block may ask for
+  // Clusters by size that run at once where a multiprocessor has one block of a long group, and
+  // where it has two. Fewer than the multiprocessors suggest: a cluster lies within a GPC.
+  int clusters[2][kClusterSizes] = {};
 };
 
 // Pointers are device pointers. Rows have no offsets. Nothing is float64. A label outside the

@@ -10,10 +10,10 @@
 namespace bll::cuda {
 
 __device__ __forceinline__ float latent_at(const ClassView& v, int64_t row, int64_t column) {
-  return Single::load(v.a, v.a_dtype, row * v.a_row + column).x;
+  return Single::value(v.a, v.a_dtype, row * v.a_row + column);
 }
 __device__ __forceinline__ float message_at(const ClassView& v, int64_t label, int64_t column) {
-  return Single::load(v.table, v.table_dtype, label * v.table_row + column).x;
+  return Single::value(v.table, v.table_dtype, label * v.table_row + column);
 }
 
 // The derivative to a score of a row, from the residual and the upstream gradient.

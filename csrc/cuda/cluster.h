@@ -10,7 +10,9 @@
 
 // 16 bytes from global memory; the thread itself may read them after BLL_COPY_WAIT.
 #define BLL_COPY_ASYNC(to, from) __pipeline_memcpy_async((to), (from), 16)
-#define BLL_COPY_WAIT() (__pipeline_commit(), __pipeline_wait_prior(0))
+// The clobber keeps the compiler from reading them before the wait: the toolkit's own is ordered
+// with other volatile assembly only, and a thread that reads its own bytes needs no barrier.
+#define BLL_COPY_WAIT() asm volatile("cp.async.wait_all;" ::: "memory")
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define BLL_CLUSTER_SYNC() cooperative_groups::this_cluster().sync()
 // The same place in the shared memory of a block of the cluster, which must not have left.
@@ -25,28 +27,38 @@
 
 namespace bll::cuda {
 
-// What fails is the last error that the runtime reports.
+// How the blocks of clusters are launched, each with `shared` bytes of dynamic shared memory.
+struct ClusterLaunch {
+  cudaLaunchConfig_t config{};
+  cudaLaunchAttribute size{};
+
+  ClusterLaunch(unsigned blocks, int threads, int cluster, size_t shared, cudaStream_t stream) {
+    size.id = cudaLaunchAttributeClusterDimension;
+    size.val.clusterDim.x = static_cast<unsigned>(cluster);
+    size.val.clusterDim.y = size.val.clusterDim.z = 1;
+    config.gridDim = dim3(blocks);
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    config.attrs = &size;
+    config.numAttrs = cluster > 1 ? 1 : 0;
+  }
+  ClusterLaunch(const ClusterLaunch&) = delete;  // `config` points into it
+  ClusterLaunch& operator=(const ClusterLaunch&) = delete;
+};
+
+// `most`: bytes of dynamic shared memory that any launch of the kernel on this device may ask for.
+// The limit is the function's, and other threads of the host launch it too: one that is the same
+// every time is never too low for any of them. What fails is the last error that the runtime
+// reports.
 template <class... Parameters, class... Arguments>
 void launch_cluster(void (*kernel)(Parameters...), unsigned blocks, int threads, int cluster,
-                    size_t shared, cudaStream_t stream, const Arguments&... arguments) {
-  constexpr size_t kUnasked = 48 << 10;  // that every launch may have
-  if (shared > kUnasked) {
-    const auto bytes = static_cast<int>(shared);
-    const auto attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
-    if (cudaFuncSetAttribute(kernel, attribute, bytes) != cudaSuccess) return;
-  }
-  cudaLaunchAttribute size{};
-  size.id = cudaLaunchAttributeClusterDimension;
-  size.val.clusterDim.x = static_cast<unsigned>(cluster);
-  size.val.clusterDim.y = size.val.clusterDim.z = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  config.attrs = &size;
-  config.numAttrs = cluster > 1 ? 1 : 0;
-  cudaLaunchKernelEx(&config, kernel, arguments...);
+                    size_t shared, size_t most, cudaStream_t stream,
+                    const Arguments&... arguments) {
+  const auto limit = cudaFuncAttributeMaxDynamicSharedMemorySize;
+  if (cudaFuncSetAttribute(kernel, limit, static_cast<int>(most)) != cudaSuccess) return;
+  const ClusterLaunch launch(blocks, threads, cluster, shared, stream);
+  cudaLaunchKernelEx(&launch.config, kernel, arguments...);
 }
 
 }  // namespace bll::cuda
@@ -54,6 +66,6 @@ void launch_cluster(void (*kernel)(Parameters...), unsigned blocks, int threads,
 
 namespace bll::cuda {
 
-inline constexpr int kClusterBlocks = 8;  // that every device with clusters can hold
+inline constexpr int kClusterBlocks = 8;  // most of a cluster that may be asked for anywhere
 
 }  // namespace bll::cuda

@@ -13,7 +13,7 @@ struct CentredRow {
   float first, mean;
 
   __device__ __forceinline__ float at(int64_t column) const {
-    const float x = Single::load(u.rows, u.dtype, begin + column).x;
+    const float x = Single::value(u.rows, u.dtype, begin + column);
     return u.center ? (x - first) - mean : x;
   }
 };
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kGramThreads, 4) unit_rows_kernel(const UnitRo
   BLL_SHARED(float, results, 3);
   const int64_t row = blockIdx.x;
   CentredRow x{u, row * u.stride, 0, 0};
-  if (u.width > 0) x.first = Single::load(u.rows, u.dtype, x.begin).x;
+  if (u.width > 0) x.first = Single::value(u.rows, u.dtype, x.begin);
   if (u.center) {
     float sum = 0;
     for (int64_t i = threadIdx.x; i < u.width; i += kGramThreads) sum += x.at(i);

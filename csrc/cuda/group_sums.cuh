@@ -86,8 +86,8 @@ struct StagedSums : Staged<Access, true> {
 
   // And sums of nothing.
   __device__ __forceinline__ void load_message(const PairView& v, const GroupPlace& place) const {
-    Base::each_kept(place, [&](int k, int column) {
-      if (place.b >= 0) slots.fetch_b(v, k, place.b + column);
+    if (place.b >= 0) slots.fetch_b(v, place, kept);
+    each_kept<kCount>(place, kept, [&](int k, int) {
 #pragma unroll
       for (int p = 0; p < kPacks; ++p) *slots.sum(v, k, p) = Sum{};
     });
@@ -101,7 +101,7 @@ struct StagedSums : Staged<Access, true> {
   }
 
   __device__ __forceinline__ void load(const PairView& v, const GroupPlace& place) const {
-    Base::each_kept(place, [&](int k, int column) { slots.fetch_a(v, k, place.a + column); });
+    slots.fetch_a(v, place, kept);
     BLL_COPY_WAIT();
   }
 
@@ -127,7 +127,7 @@ struct StagedSums : Staged<Access, true> {
   // The sums in shared memory, to join the others.
   __device__ __forceinline__ void store(const PairView& v, const GroupPlace& place) const {
     if (out == nullptr) return;
-    Base::each_kept(place, [&](int k, int column) {
+    each_kept<kCount>(place, kept, [&](int k, int column) {
       float sums[kCount];
 #pragma unroll
       for (int p = 0; p < kPacks; ++p) {

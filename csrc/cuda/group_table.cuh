@@ -105,7 +105,7 @@ void run_group_table_of(const FamilyArgs& args, int tier, bool wide, const Group
     const auto grid = static_cast<unsigned>(blocks);
     if constexpr (t.held == 0) {
       BLL_LAUNCH_CLUSTER((group_table_long<L, Access>), grid, kLongBlock, view.groups.cluster,
-                         view.groups.shared, stream, family, view);
+                         view.groups.shared, view.groups.most_shared, stream, family, view);
     } else {
       constexpr int resident = blocks_per_processor(t);
       BLL_LAUNCH((group_table<L, Access, t.held, t.block, t.whole, resident>), grid, t.block,

@@ -48,6 +48,17 @@ inline int group_tier(const GroupTier* tiers, int64_t group) {
   return tier;
 }
 
+// Bytes of shared memory for latents that a block of a long group may have where a multiprocessor
+// has `blocks` of them.
+inline int64_t long_shared(const Device& device, int blocks) {
+  constexpr int64_t reserved = 1024;  // by the system, per block
+  const int64_t bytes = (device.shared + reserved) / blocks - reserved - kLongShared;
+  return bytes > 0 ? bytes : 0;
+}
+
+// Asks the current device, whose other properties are known, for `clusters` and `cluster`.
+cudaError_t find_clusters(Device& device);
+
 // Sweeps of a streamed group over its latents.
 inline constexpr int kStreamedReads = 4;
 
@@ -56,9 +67,10 @@ struct GroupView {
   bool per_row;   // of pair.value
   int64_t group, groups_per_row, groups;
   int lanes;  // threads per group, in tiers that are not `whole`
-  // Long groups: blocks that share one, vectors that a thread keeps, bytes of shared memory.
+  // Long groups: blocks that share one, vectors that a thread keeps, bytes of shared memory, and
+  // the most that any launch on the device asks for.
   int cluster, kept;
-  size_t shared;
+  size_t shared, most_shared;
 };
 
 // Kernel argument of the table gradient. Long groups: the blocks of a cluster share what a block

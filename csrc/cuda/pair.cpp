@@ -103,6 +103,7 @@ GroupView groups_of(const PairArgs& args, const PairPlan& plan, const PairView& 
   v.cluster = plan.group.cluster;
   v.kept = plan.group.kept;
   v.shared = static_cast<size_t>(plan.group.shared);
+  v.most_shared = static_cast<size_t>(plan.group.most_shared);
   return v;
 }
 

@@ -48,7 +48,7 @@ __device__ __forceinline__ float finish_tail(const Family& family, const PairVie
     if (blockIdx.x == 0 && threadIdx.x < v.tail) {
       const Place place{0, v.width + threadIdx.x, true};
       Item<Single, 1> item;
-      item.load(v, place);
+      item.load(v, place, place.row);  // a flat run has no labels
       return finish<Family, L, Single>(family, v, place, item);
     }
   }
@@ -65,10 +65,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
   for (uint32_t first = blockIdx.x * items; first < v.units; first += gridDim.x * items) {
     Place places[items];
     Item<Access, planes> loaded[items];
+    int64_t b_rows[items];
+#pragma unroll
+    for (int u = 0; u < items; ++u) places[u] = place_of(v, first + u, count);
+    message_rows(v, places, b_rows);
 #pragma unroll
     for (int u = 0; u < items; ++u) {
-      places[u] = place_of(v, first + u, count);
-      if (places[u].inside) loaded[u].load(v, places[u]);
+      if (places[u].inside) loaded[u].load(v, places[u], b_rows[u]);
     }
     float values[items];
 #pragma unroll

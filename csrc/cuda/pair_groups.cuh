@@ -72,7 +72,7 @@ void run_groups_of(const FamilyArgs& args, int tier, bool wide, const GroupView&
     constexpr GroupTier t = kGroupTiers[chosen.value];
     if constexpr (t.held == 0) {
       BLL_LAUNCH_CLUSTER((pair_groups_long<L, Access>), static_cast<unsigned>(blocks), kLongBlock,
-                         view.cluster, view.shared, stream, family, view);
+                         view.cluster, view.shared, view.most_shared, stream, family, view);
     } else {
       constexpr int resident = blocks_per_processor(t);
       BLL_LAUNCH((pair_groups<L, Access, t.held, t.block, t.whole, resident>), blocks, t.block,

@@ -31,28 +31,52 @@ __device__ __forceinline__ Place place_of(const PairView& v, uint32_t unit, int 
 }
 
 // The row of b, or -1 where the label names none.
-__device__ __forceinline__ int64_t message_row(const PairView& v, int64_t row) {
-  if (v.labels == nullptr) return row;
-  const int64_t label = __ldg(v.labels + row);
+__device__ __forceinline__ int64_t row_of_label(const PairView& v, int64_t label) {
   return label >= 0 && label < v.classes ? label : -1;
+}
+
+__device__ __forceinline__ int64_t message_row(const PairView& v, int64_t row) {
+  return v.labels != nullptr ? row_of_label(v, __ldg(v.labels + row)) : row;
 }
 
 __device__ __forceinline__ float row_weight(const PairView& v, int64_t row) {
   return v.weight != nullptr ? __ldg(v.weight + row) : 1.0f;
 }
 
-__device__ __forceinline__ float row_grad(const PairView& v, int64_t row) {
-  return v.grad != nullptr ? v.scale * __ldg(v.grad + row * v.grad_stride) : v.scale;
+// Before the scale.
+__device__ __forceinline__ float raw_grad(const PairView& v, int64_t row) {
+  return v.grad != nullptr ? __ldg(v.grad + row * v.grad_stride) : 1.0f;
 }
 
-// Raw latents of one place and what multiplies them.
+__device__ __forceinline__ float row_grad(const PairView& v, int64_t row) {
+  return v.scale * raw_grad(v, row);
+}
+
+// The rows of b that all items meet: their labels arrive together, ahead of all latents.
+template <int items>
+__device__ __forceinline__ void message_rows(const PairView& v, const Place (&places)[items],
+                                             int64_t (&rows)[items]) {
+#pragma unroll
+  for (int u = 0; u < items; ++u) rows[u] = places[u].row;
+  if (v.labels == nullptr) return;
+#pragma unroll
+  for (int u = 0; u < items; ++u) {
+    if (places[u].inside) rows[u] = __ldg(v.labels + rows[u]);
+  }
+#pragma unroll
+  for (int u = 0; u < items; ++u) rows[u] = row_of_label(v, rows[u]);
+}
+
+// Raw latents of one place and what multiplies them, as loaded: no item waits for its own before
+// the others' have set out.
 template <class Access, int planes>
 struct Item {
   typename Access::Raw a[planes], b[planes];
-  float weight, factor;
+  float weight, grad;
 
-  __device__ __forceinline__ void load(const PairView& v, const Place& place) {
-    const int64_t b_row = message_row(v, place.row);
+  __device__ __forceinline__ void load(const PairView& v, const Place& place, int64_t b_row) {
+    weight = row_weight(v, place.row);
+    grad = raw_grad(v, place.row);
 #pragma unroll
     for (int p = 0; p < planes; ++p) {
       a[p] = Access::load(v.a, v.a_dtype, place.row * v.a_row + p * v.a_plane + place.column);
@@ -60,8 +84,10 @@ struct Item {
                  ? Access::nan()
                  : Access::load(v.b, v.b_dtype, b_row * v.b_row + p * v.b_plane + place.column);
     }
-    weight = row_weight(v, place.row);
-    factor = weight * row_grad(v, place.row);
+  }
+
+  __device__ __forceinline__ float factor(const PairView& v) const {
+    return weight * (v.scale * grad);
   }
 };
 
@@ -93,6 +119,7 @@ __device__ __forceinline__ float finish(const Family& family, const PairView& v,
   }
   // Ahead of the gradients, which take the place of the latents.
   if (v.next != nullptr) store_next(family, v, place.row * v.width + place.column, a, b);
+  const float factor = item.factor(v);
   float sum = 0;
 #pragma unroll
   for (int i = 0; i < count; ++i) {
@@ -103,8 +130,8 @@ __device__ __forceinline__ float finish(const Family& family, const PairView& v,
     sum += terms.value;
 #pragma unroll
     for (int p = 0; p < planes; ++p) {
-      a[p][i] = item.factor * terms.a[p];
-      b[p][i] = item.factor * terms.b[p];
+      a[p][i] = factor * terms.a[p];
+      b[p][i] = factor * terms.b[p];
     }
   }
   const int64_t at = place.row * planes * v.width + place.column;

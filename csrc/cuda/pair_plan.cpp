@@ -71,19 +71,24 @@ int64_t kept_bytes(const PairArgs& args, bool wide) {
   return kLongBlock * (wide ? 16 * (1 + quads + sums) : wants_table(args) ? 12 : 8);
 }
 
+// Clusters of long groups that run at once with `blocks` blocks of them on a multiprocessor.
+int64_t clusters_at_once(const Device& device, int cluster, int blocks) {
+  if (cluster == 1) return int64_t{device.processors} * blocks;
+  int size = 0;
+  while (2 << size < cluster) ++size;
+  return device.clusters[blocks - 1][size];
+}
+
 // As few blocks to a group as can keep it with two of them on a multiprocessor, or more where
 // there are fewer groups than multiprocessors.
 void plan_long_groups(PairPlan& plan, const PairArgs& args, int64_t count, const Device& device) {
-  constexpr int64_t reserved = 1024;  // by the system, per block
   GroupLayout& group = plan.group;
   // With a class table's gradient, a cluster has many groups in turn.
   const int64_t owners = (args.b.count + 1) * most_sections(args) * group.per_row;
   const int64_t turns = wants_table(args) ? std::min(owners, group.count) : group.count;
   const int64_t vectors = div_up(args.family.group, count);
   const int64_t bytes = kept_bytes(args, group.wide);
-  const int64_t whole = std::max<int64_t>(device.shared - kLongShared, 0);
-  const int64_t half =
-      std::max<int64_t>((device.shared + reserved) / 2 - reserved - kLongShared, 0);
+  const int64_t whole = long_shared(device, 1), half = long_shared(device, 2);
   const int most = std::min(device.cluster, kClusterBlocks);
   const auto share = [&](int64_t blocks) { return div_up(vectors, blocks * kLongBlock); };
   group.cluster = 1;
@@ -94,7 +99,8 @@ void plan_long_groups(PairPlan& plan, const PairArgs& args, int64_t count, const
   const bool two = share(group.cluster) * bytes <= half;
   group.kept = static_cast<int>(std::min(share(group.cluster), (two ? half : whole) / bytes));
   group.shared = group.kept * bytes;
-  const int64_t wave = int64_t{device.processors} * (two ? 2 : 1) / group.cluster;
+  group.most_shared = whole;
+  const int64_t wave = clusters_at_once(device, group.cluster, two ? 2 : 1);
   const int64_t clusters = std::min(std::max<int64_t>(wave, 1), group.count);
   plan.blocks = static_cast<int>(clusters * group.cluster);
 }

@@ -34,9 +34,10 @@ struct GroupLayout {
   bool wide;
   int64_t per_row, count;  // groups
   int across;              // of a row that a block of the table kernel has side by side
-  // Long groups: blocks that share one, vectors that a thread keeps in shared memory, its bytes.
+  // Long groups: blocks that share one, vectors that a thread keeps in shared memory, its bytes,
+  // and the most bytes that any plan for the device has.
   int cluster, kept;
-  int64_t shared;
+  int64_t shared, most_shared;
 };
 
 struct PairPlan {

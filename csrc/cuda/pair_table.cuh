@@ -80,6 +80,7 @@ class PairTable {
 
   __device__ __forceinline__ float add_rows(int64_t start) {
     int64_t rows[batch];
+    float weights[batch], grads[batch];
     typename Access::Raw raw[batch][planes];
 #pragma unroll
     for (int u = 0; u < batch; ++u) {
@@ -88,9 +89,11 @@ class PairTable {
     }
 #pragma unroll
     for (int u = 0; u < batch; ++u) {
+      if (rows[u] < 0) continue;
+      weights[u] = row_weight(v_, rows[u]);
+      grads[u] = raw_grad(v_, rows[u]);
 #pragma unroll
       for (int p = 0; p < planes; ++p) {
-        if (rows[u] < 0) continue;
         raw[u][p] = Access::load(v_.a, v_.a_dtype, rows[u] * v_.a_row + p * v_.a_plane + column_);
       }
     }
@@ -102,7 +105,7 @@ class PairTable {
       float a[planes][count];
 #pragma unroll
       for (int p = 0; p < planes; ++p) Access::unpack(raw[u][p], v_.a_dtype, a[p]);
-      values[u] = add_row(rows[u], a);
+      values[u] = weights[u] * add_row(rows[u], weights[u] * (v_.scale * grads[u]), a);
       value += values[u];
     }
 #pragma unroll
@@ -116,8 +119,7 @@ class PairTable {
     return value;
   }
 
-  __device__ __forceinline__ float add_row(int64_t row, float (&a)[planes][count]) {
-    const float weight = row_weight(v_, row), factor = weight * row_grad(v_, row);
+  __device__ __forceinline__ float add_row(int64_t row, float factor, float (&a)[planes][count]) {
     if (v_.next != nullptr) store_next(family_, v_, row * v_.width + column_, a, b_);
     float value = 0;
 #pragma unroll
@@ -138,7 +140,7 @@ class PairTable {
       if (v_.grad_a == nullptr) break;
       Access::store(v_.grad_a, v_.a_dtype, (row * planes + p) * v_.width + column_, a[p]);
     }
-    return weight * value;
+    return value;
   }
 };
 

@@ -14,7 +14,7 @@ __device__ __forceinline__ Gathered<kind> gather(const PoolView& v, int64_t plan
   int h = lane / wide, w = lane % wide;
   for (int at = lane; at < pixels; at += lanes) {
     const int64_t pixel = int64_t{down.begin + h} * v.width + across.begin + w;
-    own.add(Single::load(v.map, v.dtype, plane * v.height * v.width + pixel).x, at);
+    own.add(Single::value(v.map, v.dtype, plane * v.height * v.width + pixel), at);
     h += step_down, w += step_across;
     if (w >= wide) w -= wide, ++h;
   }

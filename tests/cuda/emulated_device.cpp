@@ -21,8 +21,19 @@ namespace bll::binding::device {
 
 namespace {
 
+// One of a single GPC, where clusters are as many as its processors hold.
+cuda::Device device_of(int processors, int cluster, int64_t shared) {
+  cuda::Device device{processors, cluster, shared};
+  for (int i = 0; i < cuda::kClusterSizes; ++i) {
+    for (int blocks = 1; blocks <= 2; ++blocks) {
+      device.clusters[blocks - 1][i] = processors * blocks / (2 << i);
+    }
+  }
+  return device;
+}
+
 // Few processors, so that blocks have to take several units.
-cuda::Device machine{3, 1, 0};
+cuda::Device machine = device_of(3, 1, 0);
 
 constexpr size_t kZone = 256;
 
@@ -291,7 +302,7 @@ extern "C" {
 __attribute__((visibility("default"))) void bll_emulator_set(int order, int processors, int cluster,
                                                              int64_t shared) {
   bll_emulator::Machine::get().order = order;
-  bll::binding::device::machine = {processors, cluster, shared};
+  bll::binding::device::machine = bll::binding::device::device_of(processors, cluster, shared);
 }
 
 // Launches, blocks, barriers, shuffles, bytes loaded and stored, and special functions since the
@@ -307,13 +318,14 @@ __attribute__((visibility("default"))) void bll_emulator_counts(int64_t (&out)[7
 
 }  // extern "C"
 
-// The launch table of a pair loss: flat, rows, width, tail, count, lanes, chunks, units, blocks,
-// values per row, two stages, sections, sort chunks, tier, lanes of a group, wide groups, blocks of
-// a cluster, vectors that a thread keeps, bytes of shared memory, groups of a row side by side in a
-// block of the table kernel, its blocks.
+// The launch table of a pair loss, where `clusters` as in cuda::Device run at once: flat, rows,
+// width, tail, count, lanes, chunks, units, blocks, values per row, two stages, sections, sort
+// chunks, tier, lanes of a group, wide groups, blocks of a cluster, vectors that a thread keeps,
+// bytes of shared memory, groups of a row side by side in a block of the table kernel, its blocks,
+// the most shared memory of any plan.
 extern "C" __attribute__((visibility("default"))) void bll_emulator_plan(
     int family, int dtype, int64_t rows, int64_t width, int64_t group, int64_t classes, int per_row,
-    int processors, int cluster, int64_t shared, int64_t (&out)[21]) {
+    int processors, int cluster, int64_t shared, const int (&clusters)[2][3], int64_t (&out)[22]) {
   using namespace bll;
   alignas(16) static char memory[16];
   cpu::PairArgs args{};
@@ -328,12 +340,19 @@ extern "C" __attribute__((visibility("default"))) void bll_emulator_plan(
   args.grad_a = args.grad_b = args.value = memory;
   static const int64_t label = 0;
   if (classes > 0) args.labels = &label, args.b.count = classes;
-  const cuda::PairPlan p = cuda::plan_pair(args, {processors, cluster, shared});
-  const int64_t numbers[21] = {p.flat,          p.rows,           p.width,         p.tail,
-                               p.layout.count,  p.layout.lanes,   p.layout.chunks, p.units,
-                               p.blocks,        p.values_per_row, p.two_stages,    p.sections,
-                               p.sort_chunks,   p.group.tier,     p.group.lanes,   p.group.wide,
-                               p.group.cluster, p.group.kept,     p.group.shared,  p.group.across,
-                               p.table_blocks};
+  cuda::Device device{processors, cluster, shared};
+  std::memcpy(device.clusters, clusters, sizeof clusters);
+  const cuda::PairPlan p = cuda::plan_pair(args, device);
+  const int64_t numbers[22] = {p.flat,          p.rows,
+                               p.width,         p.tail,
+                               p.layout.count,  p.layout.lanes,
+                               p.layout.chunks, p.units,
+                               p.blocks,        p.values_per_row,
+                               p.two_stages,    p.sections,
+                               p.sort_chunks,   p.group.tier,
+                               p.group.lanes,   p.group.wide,
+                               p.group.cluster, p.group.kept,
+                               p.group.shared,  p.group.across,
+                               p.table_blocks,  p.group.most_shared};
   std::memcpy(out, numbers, sizeof numbers);
 }

@@ -9,6 +9,10 @@ inline void check_aligned(const void* pointer) {
   if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0) Machine::fail("16 bytes at an odd address");
 }
 
+inline void check_shared(size_t asked, size_t most) {
+  if (asked > most) Machine::fail("more shared memory than the kernel's limit");
+}
+
 template <class T>
 T counted_load(const T* from) {
   Machine::get().counts.loaded += sizeof(T);
@@ -62,9 +66,9 @@ T atomic_add(T* at, T x) {
 #define BLL_LAUNCH(kernel, grid, block, stream, ...) \
   (static_cast<void>(stream),                        \
    bll_emulator::Machine::get().launch({dim3(grid), dim3(block)}, [=] { kernel(__VA_ARGS__); }))
-#define BLL_LAUNCH_CLUSTER(kernel, grid, block, cluster, shared, stream, ...)      \
-  (static_cast<void>(stream),                                                      \
-   bll_emulator::Machine::get().launch({dim3(grid), dim3(block), cluster, shared}, \
+#define BLL_LAUNCH_CLUSTER(kernel, grid, block, cluster, shared, most, stream, ...) \
+  (static_cast<void>(stream), bll_emulator::check_shared(shared, most),             \
+   bll_emulator::Machine::get().launch({dim3(grid), dim3(block), cluster, shared},  \
                                        [=] { kernel(__VA_ARGS__); }))
 #define BLL_CHECK_ALIGNED(pointer) bll_emulator::check_aligned(pointer)
 #define BLL_COPY_ASYNC(to, from) bll_emulator::counted_copy(to, from)

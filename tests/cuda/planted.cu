@@ -27,7 +27,7 @@ __global__ void reverse_and_sum(const float* in, float* out) {
 }
 
 // The same sum by two blocks of 64 threads that hold half of the numbers each.
-enum ClusterMistake { kSound, kNoWait, kNoClusterBarrier, kLeft };
+enum ClusterMistake { kSound, kNoWait, kNoClusterBarrier, kLeft, kBeyondLimit };
 
 template <int mistake>
 __global__ void sum_by_cluster(const float* in, float* out) {
@@ -52,7 +52,8 @@ __global__ void sum_by_cluster(const float* in, float* out) {
 
 template <int mistake>
 void run_cluster(const float* in, float* out) {
-  BLL_LAUNCH_CLUSTER((sum_by_cluster<mistake>), 2, kBlock, 2, 128, nullptr, in, out);
+  constexpr size_t limit = mistake == kBeyondLimit ? 64 : 128;
+  BLL_LAUNCH_CLUSTER((sum_by_cluster<mistake>), 2, kBlock, 2, 128, limit, nullptr, in, out);
 }
 
 template <int mistake>
@@ -78,7 +79,8 @@ extern "C" __attribute__((visibility("default"))) const char* bll_planted(int mi
                                                    run_cluster<kSound>,
                                                    run_cluster<kNoWait>,
                                                    run_cluster<kNoClusterBarrier>,
-                                                   run_cluster<kLeft>};
+                                                   run_cluster<kLeft>,
+                                                   run_cluster<kBeyondLimit>};
   try {
     kernels[mistake](in, out);
   } catch (const std::exception& error) {

@@ -14,7 +14,7 @@ from toolkit import find_compiler, find_cuda, needs_toolkit
 pytestmark = needs_toolkit
 
 NONE, NO_BARRIER, OVERRUN, UNSET, SHUFFLE_IN_BRANCH, BARRIER_IN_BRANCH, ODD = range(7)
-CLUSTER, NO_WAIT, NO_CLUSTER_BARRIER, LEFT = range(7, 11)
+CLUSTER, NO_WAIT, NO_CLUSTER_BARRIER, LEFT, BEYOND_LIMIT = range(7, 12)
 WANT = sum((63 - i) * i for i in range(64))
 
 
@@ -60,3 +60,4 @@ def test_what_every_order_shows(planted: ctypes.CDLL, order: int) -> None:
     waited = run(planted, NO_WAIT, order)
     assert isinstance(waited, float) and math.isnan(waited)
     assert "after some threads have left" in str(run(planted, LEFT, order))
+    assert "more shared memory than the kernel's limit" in str(run(planted, BEYOND_LIMIT, order))

@@ -4,10 +4,13 @@
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include <map>
+#include <mutex>
+
 #include "cuda/api.h"
 #include "cuda/batch.h"
 #include "cuda/classes.h"
-#include "cuda/cluster.h"
+#include "cuda/groups.h"
 #include "cuda/optim.h"
 #include "cuda/pool.h"
 #include "cuda/pooled.h"
@@ -32,12 +35,18 @@ int attribute(cudaDeviceAttr name, int index) {
   return value;
 }
 
-cuda::Device properties_of(int index) {
+// Of the current device. What it has room for takes longer to ask than a launch: once for each.
+const cuda::Device& properties_of(int index) {
+  static std::mutex mutex;
+  static std::map<int, cuda::Device> known;
+  const std::lock_guard lock(mutex);
+  const auto found = known.find(index);
+  if (found != known.end()) return found->second;
   cuda::Device device{};
   device.processors = attribute(cudaDevAttrMultiProcessorCount, index);
-  if (attribute(cudaDevAttrClusterLaunch, index) != 0) device.cluster = cuda::kClusterBlocks;
   device.shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
-  return device;
+  if (attribute(cudaDevAttrClusterLaunch, index) != 0) check(cuda::find_clusters(device));
+  return known.emplace(index, device).first->second;
 }
 
 // The runtime inside this library has a current device of its own where no context is current.
