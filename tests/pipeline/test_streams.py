@@ -151,6 +151,19 @@ def test_graphs_end_with_the_bits_of_sequential(micro_batches: int) -> None:
         assert len(executor._graphs._graphs) == GRAPHS
 
 
+def steps_captured(executor: Executor, device: SimulatedDevice) -> list[int]:
+    """The numbers of the steps that are captured from here on."""
+    found: list[int] = []
+    capture = device.capture
+
+    def noted(*given: Any) -> Any:
+        found.append(executor.batches_done)
+        return capture(*given)
+
+    device.capture = noted  # type: ignore[method-assign]
+    return found
+
+
 def test_a_graph_is_captured_again_when_an_option_of_the_optimiser_changes() -> None:
     feed = data(3, 8, 6, 9)
 
@@ -163,10 +176,8 @@ def test_a_graph_is_captured_again_when_an_option_of_the_optimiser_changes() -> 
 
     want = train(Executor(without_dropout(plain(2)), adam))
     device = SimulatedDevice()
-    captured = []
-    capture = device.capture
-    device.capture = lambda *given: captured.append(1) or capture(*given)  # type: ignore[method-assign]
     graphed = Executor(without_dropout(plain(2)), adam, mode="graphed", device=device)
+    captured = steps_captured(graphed, device)
     assert_same(train(graphed), want)
     assert len(captured) == 3
 
@@ -187,10 +198,8 @@ def test_a_graph_does_not_outlive_the_state_it_updates() -> None:
 
     want = train(Executor(without_dropout(plain(2)), adam))
     device = SimulatedDevice()
-    captured = []
-    capture = device.capture
-    device.capture = lambda *given: captured.append(graphed.batches_done) or capture(*given)  # type: ignore[method-assign]
     graphed = Executor(without_dropout(plain(2)), adam, mode="graphed", device=device)
+    captured = steps_captured(graphed, device)
     assert_same(train(graphed), want)
     # Step 5, the first with the loaded state, runs as it is.
     assert captured == [1, 6]
@@ -222,10 +231,8 @@ def test_a_graph_is_of_one_mode_of_its_blocks(local_step: str) -> None:
 
     want = train(Executor(blocks(), adam, local_step=local_step))
     device = SimulatedDevice()
-    captured = []
-    capture = device.capture
-    device.capture = lambda *given: captured.append(graphed.batches_done) or capture(*given)  # type: ignore[method-assign]
     graphed = Executor(blocks(), adam, mode="graphed", device=device, local_step=local_step)
+    captured = steps_captured(graphed, device)
     assert_same(train(graphed), want)
     # Step 3, the first in evaluation mode, runs as it is; the mode that comes back has its graph.
     assert captured == [1, 4]

@@ -126,10 +126,15 @@ def _listed(name: str, *, ranked: bool = False) -> Callable[[Path], str]:
     return make
 
 
-def _reach(folder: Path) -> str:
-    found = groups(read_rows(folder / "reach.csv"), "reach")
-    lines = [[reach, _mean(runs), _cpu(runs)] for (reach,), runs in found.items()]
-    return _markdown(["blocks before its own", "mean (range)", "CPU s"], lines)
+def _varied(name: str, said: str) -> Callable[[Path], str]:
+    """A table with one line for each value of the column that is named as its experiment."""
+
+    def make(folder: Path) -> str:
+        found = groups(read_rows(folder / f"{name}.csv"), name)
+        lines = [[value, _mean(runs), _cpu(runs)] for (value,), runs in found.items()]
+        return _markdown([said, "mean (range)", "CPU s"], lines)
+
+    return make
 
 
 def _reversal(folder: Path) -> str:
@@ -193,7 +198,9 @@ TABLES: Final[dict[str, Callable[[Path], str]]] = {
     "wide": _listed("wide", ranked=True),
     "resnet18": _listed("resnet18", ranked=True),
     "cifar": _listed("cifar", ranked=True),
-    "reach": _reach,
+    "reach": _varied("reach", "blocks before its own"),
+    "families": _varied("families", "families of the first three blocks"),
+    "mixing": _varied("mixing", "share of samples at first"),
     "precision": _listed("precision"),
     "shallow": _listed("shallow"),
     "reversal": _reversal,
