@@ -11,32 +11,33 @@ namespace {
 // many of them a multiprocessor has is shared memory.
 __global__ void __launch_bounds__(kLongBlock, 2) cluster_room_kernel() {}
 
-cudaError_t ask(int cluster, int64_t shared, int& clusters) {
+// None where the device cannot tell: a group then has one block, which needs no cluster.
+int ask(int cluster, int64_t shared) {
   const ClusterLaunch launch(static_cast<unsigned>(cluster), kLongBlock, cluster,
                              static_cast<size_t>(shared), nullptr);
-  const cudaError_t error =
-      cudaOccupancyMaxActiveClusters(&clusters, cluster_room_kernel, &launch.config);
-  if (error != cudaErrorInvalidClusterSize) return error;
-  clusters = 0;
-  cudaGetLastError();  // an answer, not a failure
-  return cudaSuccess;
+  int clusters = 0;
+  if (cudaOccupancyMaxActiveClusters(&clusters, cluster_room_kernel, &launch.config) ==
+      cudaSuccess) {
+    return clusters;
+  }
+  cudaGetLastError();  // an answer, and nobody's failure
+  return 0;
 }
 
 }  // namespace
 
-cudaError_t find_clusters(Device& device) {
+void find_clusters(Device& device) {
   const auto limit = cudaFuncAttributeMaxDynamicSharedMemorySize;
   const auto most = static_cast<int>(long_shared(device, 1));
-  cudaError_t error = cudaFuncSetAttribute(cluster_room_kernel, limit, most);
+  if (cudaFuncSetAttribute(cluster_room_kernel, limit, most) != cudaSuccess) cudaGetLastError();
   device.cluster = 1;
-  for (int i = 0; i < kClusterSizes && error == cudaSuccess; ++i) {
+  for (int i = 0; i < kClusterSizes; ++i) {
     const int cluster = 2 << i;
-    for (int blocks = 1; blocks <= 2 && error == cudaSuccess; ++blocks) {
-      error = ask(cluster, long_shared(device, blocks), device.clusters[blocks - 1][i]);
+    for (int blocks = 1; blocks <= 2; ++blocks) {
+      device.clusters[blocks - 1][i] = ask(cluster, long_shared(device, blocks));
     }
-    if (error == cudaSuccess && device.clusters[0][i] > 0) device.cluster = cluster;
+    if (device.clusters[0][i] > 0) device.cluster = cluster;
   }
-  return error;
 }
 
 }  // namespace bll::cuda

@@ -57,7 +57,7 @@ inline int64_t long_shared(const Device& device, int blocks) {
 }
 
 // Asks the current device, whose other properties are known, for `clusters` and `cluster`.
-cudaError_t find_clusters(Device& device);
+void find_clusters(Device& device);
 
 // Sweeps of a streamed group over its latents.
 inline constexpr int kStreamedReads = 4;

@@ -26,6 +26,8 @@ namespace bll::binding::device {
 namespace {
 
 void check(cudaError_t error) {
+  // The runtime would report it again behind the next call, which did nothing wrong.
+  if (error != cudaSuccess) cudaGetLastError();
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
 }
 
@@ -45,7 +47,7 @@ const cuda::Device& properties_of(int index) {
   cuda::Device device{};
   device.processors = attribute(cudaDevAttrMultiProcessorCount, index);
   device.shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
-  if (attribute(cudaDevAttrClusterLaunch, index) != 0) check(cuda::find_clusters(device));
+  if (attribute(cudaDevAttrClusterLaunch, index) != 0) cuda::find_clusters(device);
   return known.emplace(index, device).first->second;
 }
 
