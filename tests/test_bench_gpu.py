@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from bench.gpu import serving, stages
 from bench.gpu.commands import Late, execute
 from bench.gpu.record import Record
 from bench.gpu.run import NotFinished, Run, StageFailed
+from bll_kernels.backends import native
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,14 +78,37 @@ def test_suites_on_the_gpu_must_have_passed(
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "gpu"))
     from suite_run import run_suite
 
-    (tmp_path / "stand_in.py").write_text("ANSWER = 42\n")
-    suite = tmp_path / "some_suite.py"
+    door, beside = tmp_path / "door", tmp_path / "suites"
+    for folder, answer in ((door, 42), (beside, 41)):
+        folder.mkdir()
+        (folder / "stand_in.py").write_text(f"ANSWER = {answer}\n")
+    suite = beside / "some_suite.py"
     suite.write_text("import stand_in\ndef test_it(): assert stand_in.ANSWER == 42\n")
-    run_suite(suite, tmp_path)
+    run_suite(suite, door)
     for broken in ("def test_it(): assert False\n", "import pytest\npytest.skip('no')\n"):
         suite.write_text(broken)
         with pytest.raises(AssertionError):
-            run_suite(suite, tmp_path)
+            run_suite(suite, door)
+
+
+@pytest.mark.parametrize("suite", ["pool", "standardize"])
+def test_the_native_door_with_the_cpu_behind_it(
+    suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Suites of the emulator, sent through the door that leads them to a GPU elsewhere."""
+    if native.FAILURE is not None:
+        pytest.skip(f"the compiled library stands in for the GPU: {native.FAILURE}")
+    gpu = ROOT / "tests" / "gpu"
+    monkeypatch.syspath_prepend(str(gpu))
+    from suite_run import run_suite
+
+    shutil.copy(gpu / "native_door" / "emulated.py", tmp_path)
+    door = (gpu / "on_device.py").read_text()
+    assert 'DEVICE = "cuda"' in door
+    (tmp_path / "on_device.py").write_text(door.replace('DEVICE = "cuda"', 'DEVICE = "cpu"'))
+    run_suite(ROOT / "tests" / "cuda" / f"emulated_{suite}.py", tmp_path)
+    # The emulator would have run them in its other orders of threads too.
+    assert "order1" not in capsys.readouterr().out
 
 
 def test_a_suite_says_what_passed_before_it_is_ended(
@@ -188,8 +213,15 @@ def test_the_build_is_for_the_gpu_that_is_here(
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
     monkeypatch.setattr(stages, "execute", executed)
     monkeypatch.setattr(serving, "execute", executed)
+    libraries = tmp_path / "libraries"
+    libraries.mkdir()
+    for name in ("_C.abi3.so", "_C_cuda.abi3.so", "_core.so"):
+        (libraries / name).touch()
+    monkeypatch.setattr(stages, "LIBRARIES", libraries)
     run = some_run(tmp_path, dry=False)
     assert stages.build(run).endswith(" for 9.0")
+    # Had the build been cut, none of other sources would be measured.
+    assert [path.name for path in libraries.iterdir()] == ["_core.so"]
     assert "setup.py" in asked[0][0]
     assert asked[0][1] == {"BLL_BUILD": "cuda", "BLL_CUDA_ARCHS": "90"}
     # What serves is not what this process holds, but what a fresh one loads.

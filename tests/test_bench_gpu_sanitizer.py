@@ -51,7 +51,14 @@ class Fake:
             f"{HEAD}called a\ncalled b\n2 calls of {backend}\n{CLEAN}"
         )
 
-    def __call__(self, run: Run, command: list[str], settings: dict[str, str] | None = None) -> str:
+    def __call__(
+        self,
+        run: Run,
+        command: list[str],
+        settings: dict[str, str] | None = None,
+        *,
+        limit: float | None = None,
+    ) -> str:
         self.commands.append(command)
         self.settings.append(settings or {})
         if command[0].endswith("nvcc"):

@@ -124,6 +124,9 @@ def execute(
         output = _rest(process)
         run.record.log(output[-LOGGED:])
         raise Late(seconds, output) from error
+    finally:
+        # Also what it has left behind, and where this process is interrupted.
+        stop(process)
     run.record.log(output[-LOGGED:])
     if process.returncode != 0:
         raise Failed(process.returncode, output)

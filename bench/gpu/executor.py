@@ -300,10 +300,7 @@ def _graph(step: Step) -> Step:
         for _ in range(4):
             step()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
+    return CudaDevice(torch.device("cuda", torch.cuda.current_device())).capture(step)
 
 
 def _time(step: Step, steps: int, device: str) -> float:

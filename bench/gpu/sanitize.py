@@ -35,6 +35,8 @@ ORDER: Final = (
 )
 #: The status it ends with where it found something.
 FOUND: Final = 9
+#: Seconds that a program with a planted fault may take under a tool.
+PLANTED_SECONDS: Final = 20.0
 #: Kernels by a part of their mangled name: those of csrc/cuda alone, or all but torch's own, of
 #: which some read memory before it is written.
 OURS: Final = ("--kernel-name", "kns=3bll4cuda")
@@ -111,17 +113,21 @@ class Sanitizer:
             self.known[key] = self._try(check, chosen)
         return self.known[key]
 
+    def _plant(self, check: str, chosen: tuple[str, ...], case: str) -> str:
+        command = self.command(check, chosen, self.faulty, case)
+        return execute(self.run, command, limit=PLANTED_SECONDS)
+
     def _try(self, check: str, chosen: tuple[str, ...]) -> str | None:
         planted = PLANTED[check]
         try:
-            output = execute(self.run, self.command(check, chosen, self.faulty, planted))
+            output = self._plant(check, chosen, planted)
             return f"does not find the planted fault: {_last(output)}"
         except Failed as error:
             if error.status != FOUND or is_clean(error.output):
                 return f"fails on the planted fault: {error}: {_last(error.output)}"
         for case in faultless(check, chosen):
             try:
-                output = execute(self.run, self.command(check, chosen, self.faulty, case))
+                output = self._plant(check, chosen, case)
             except Failed as error:
                 return f"finds a fault where none is ({case}): {_last(error.output)}"
             if not is_clean(output):

@@ -108,6 +108,7 @@ def _begin(tests: list[str]) -> Job:
 
 
 def _file(run: Run, name: str, job: Job, *, stopped: bool = False) -> None:
+    stop(job.process)  # and what it has left behind
     with job.said:
         text = job.text()
     result, note = judged(None if stopped else job.process.returncode, text)

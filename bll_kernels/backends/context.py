@@ -18,6 +18,12 @@ def without_autocast(device_type: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def is_in_context(device: torch.device) -> bool:
+    """Whether `kernel_context` would change nothing."""
+    elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
+    return not elsewhere and not torch.is_autocast_enabled(device.type)
+
+
 @contextmanager
 def kernel_context(device: torch.device) -> Iterator[None]:
     """What launches of Triton and ATen need to serve tensors on `device`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
@@ -158,19 +159,23 @@ class CudaDevice:
         work: Callable[[], object],
         streams: Sequence[torch.Generator],
     ) -> Work:
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         for stream in streams:
             graph.register_generator_state(stream)
         before = torch.cuda.current_stream(self.device)
         failure: BaseException | None = None
         try:
-            with torch.cuda.graph(graph, stream=lane, capture_error_mode="thread_local"):
+            with (
+                _no_collection(),
+                torch.cuda.graph(graph, pool=pool, stream=lane, capture_error_mode="thread_local"),
+            ):
                 try:
                     work()
                 except BaseException as error:
                     failure = error
                     self._rejoin(lane)
         except BaseException as error:
+            self._abandon(pool)
             # What ended the work is the cause of whatever its end says.
             raise error if failure is None else failure from None
         finally:
@@ -179,6 +184,14 @@ class CudaDevice:
         if failure is not None:
             raise failure
         return graph.replay
+
+    def _abandon(self, pool: tuple[int, int]) -> None:
+        """Tell the allocator that a capture is over: where its end fails, torch does not."""
+        index = torch.cuda.current_device()
+        # Refused where torch has done it.
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(index, pool)
+            torch._C._cuda_releasePool(index, pool)
 
     def _rejoin(self, captured: torch.cuda.Stream) -> None:
         """Lead lanes that take part in a capture back into it: without them it has no end."""
@@ -203,6 +216,19 @@ def default_device(blocks: Sequence[Block]) -> Device | None:
         names = ", ".join(sorted(map(str, found)))
         raise ValueError(f"blocks: expected parameters on the CPU or on one GPU, got {names}")
     return next((CudaDevice(device) for device in found if device.type == "cuda"), None)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without garbage collection: a graph that it frees inside a capture would spoil that."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _CudaClock:

@@ -65,6 +65,7 @@ class GraphedSteps:
             check_capturable(block.name, updater)
         self.executor = executor
         self.device = device
+        self._keyed = [b for b in executor.blocks if isinstance(b, TraceableBlock)]
         self._memory: list[tuple[Any, int]] = []
         self._known: set[Any] = set()
         self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
@@ -125,8 +126,7 @@ class GraphedSteps:
 
     def _trace_keys(self) -> tuple[Hashable, ...]:
         """What the Python code of the blocks depends on: a replay does not run it again."""
-        blocks = self.executor.blocks
-        return tuple(b.trace_key() if isinstance(b, TraceableBlock) else None for b in blocks)
+        return tuple(block.trace_key() for block in self._keyed)
 
     def _capture(self, x: Tensor, labels: Tensor) -> _Graph:
         for block, on_host in zip(self.executor.blocks, self.executor.draws_on_host, strict=True):

@@ -16,15 +16,22 @@ from torch.library import Library
 from bll_kernels.ops import op
 from bll_kernels.schemas import CUDA_SCHEMAS, SCHEMAS
 
+#: Where the ops run.
+DEVICE = "cuda"
 
-def _moved(x: Any, device: str) -> Any:
+
+def _sent(x: Any) -> Any:
     if isinstance(x, Tensor):
         # Strides and offsets are part of what is tested: the storage goes, not the elements.
-        if device == "cuda":
-            storage = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage())
-            return torch.as_strided(storage.cuda(), x.shape, x.stride(), x.storage_offset())
-        return x.to(device)
-    return type(x)(_moved(y, device) for y in x) if isinstance(x, tuple | list) else x
+        storage = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage()).to(DEVICE)
+        return torch.as_strided(storage, x.shape, x.stride(), x.storage_offset())
+    return type(x)(map(_sent, x)) if isinstance(x, tuple | list) else x
+
+
+def _brought(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x.cpu()
+    return type(x)(map(_brought, x)) if isinstance(x, tuple | list) else x
 
 
 def _bring_back(given: Any, moved: Any) -> None:
@@ -41,8 +48,8 @@ def _implementation(backend: str, name: str) -> Callable[..., Any]:
     written = [x.alias_info is not None and x.alias_info.is_write for x in run._schema.arguments]
 
     def implementation(*arguments: Any) -> Any:
-        moved = [_moved(x, "cuda") for x in arguments]
-        result = _moved(run(*moved), "cpu")
+        moved = [_sent(x) for x in arguments]
+        result = _brought(run(*moved))
         for given, there, is_written in zip(arguments, moved, written, strict=False):
             if is_written:
                 _bring_back(given, there)

@@ -6,9 +6,11 @@ shown on a GPU.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import torch
@@ -34,6 +36,7 @@ class Machine:
         self.streams: list[Stream] = []
         self.capturing: list[Stream] = []
         self.captures: list[str] = []
+        self.pools: list[tuple[str, tuple[int, int]]] = []
         cuda = torch.cuda
         monkeypatch.setattr(cuda, "Stream", self.make)
         monkeypatch.setattr(cuda, "CUDAGraph", lambda: self)
@@ -45,6 +48,11 @@ class Machine:
         monkeypatch.setattr(
             cuda, "is_current_stream_capturing", lambda: self.current in self.capturing
         )
+        monkeypatch.setattr(cuda, "graph_pool_handle", lambda: (0, len(self.captures)))
+        monkeypatch.setattr(cuda, "current_device", lambda: 0)
+        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+            end = partial(self.end_pool, name.removeprefix("_cuda_"))
+            monkeypatch.setattr(torch._C, name, end, raising=False)
         monkeypatch.setattr(torch, "zeros", lambda *size, device: None)
 
     def make(self, device: torch.device) -> Stream:
@@ -60,7 +68,10 @@ class Machine:
             self.current = before
 
     @contextmanager
-    def graph(self, graph: object, *, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+    def graph(
+        self, graph: object, *, pool: tuple[int, int], stream: Stream, capture_error_mode: str
+    ) -> Iterator[None]:
+        assert not gc.isenabled()
         before, self.current = self.current, stream
         self.capturing = [stream]
         yield
@@ -70,6 +81,9 @@ class Machine:
             raise RuntimeError("capturing stream has unjoined work")
         self.captures.append("ended")
         self.current = before
+
+    def end_pool(self, name: str, device: int, pool: tuple[int, int]) -> None:
+        self.pools.append((name, pool))
 
     def replay(self) -> None: ...
 
@@ -94,6 +108,7 @@ def test_what_fails_inside_is_what_is_raised(machine: Machine, kind: type[BaseEx
     # The lane in it is led back, one outside is not: it would be drawn in.
     captured = machine.streams[-1]
     assert captured.waited == [used] and not idle.waited
+    assert not machine.pools and gc.isenabled()
     assert machine.captures == ["ended", "ended"]  # the failing one, and an empty one behind it
     assert device.capture(lambda: None) == machine.replay
 
@@ -104,3 +119,6 @@ def test_a_capture_that_has_no_end(machine: Machine) -> None:
         device.capture(lambda: machine.capturing.append(Stream("another")))
     assert machine.current is machine.callers
     assert machine.captures == ["not ended", "ended"]
+    # torch has not told its allocator; where a capture ends, that is torch's to do.
+    assert machine.pools == [("endAllocateToPool", (0, 0)), ("releasePool", (0, 0))]
+    assert gc.isenabled()

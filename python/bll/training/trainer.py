@@ -82,7 +82,7 @@ class Trainer:
         self.config = config
         self.rank = _join_ranks(config.device) if config.executor == "distributed" else 0
         self.device = select_device(config.device)
-        if self.device.type == "cuda":
+        if self.device.index is not None:
             # Timers, generators and libraries that are told no device use the current one.
             torch.cuda.set_device(self.device)
         if config.threads:

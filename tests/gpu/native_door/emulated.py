@@ -35,16 +35,18 @@ def emulation(
 ) -> Iterator[None]:
     """Serve every call in the block by the GPU, which has the properties it has."""
     library()
-    before = selection._forced
-    for served in (selection.DEVICES, selection.CUDA_KERNELS, selection.CHUNKS):
-        served["emulated"] = frozenset({"cpu"})
+    before, known = selection._forced, "emulated" in selection.DEVICES
+    tables = (selection.DEVICES, selection.CUDA_KERNELS, selection.CHUNKS)
+    for table in tables:
+        table["emulated"] = frozenset({"cpu"})
     selection._forced = "emulated"
     try:
         yield
     finally:
         selection._forced = before
-        for served in (selection.DEVICES, selection.CUDA_KERNELS, selection.CHUNKS):
-            del served["emulated"]
+        if not known:
+            for table in tables:
+                del table["emulated"]
 
 
 def counts() -> dict[str, int]:
