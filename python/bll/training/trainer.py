@@ -279,7 +279,7 @@ class Trainer:
         held: float | Tensor = rate
         if self.executor is not None and self.device.type == "cuda":
             if self.rate is None:
-                self.rate = torch.empty((), dtype=torch.float32, device=self.device)
+                self.rate = torch.tensor(rate, dtype=torch.float32, device=self.device)
             held = self.rate.fill_(rate)
         for group in self.optimizer.param_groups:
             group["lr"] = held
