@@ -24,7 +24,7 @@ from bll_kernels.backends import (
     reference_standardize,
     triton,
 )
-from bll_kernels.backends.context import is_in_context, kernel_context
+from bll_kernels.backends.context import kernel_context
 from bll_kernels.backends.pooled import composed
 from bll_kernels.families import FORMULAS
 from bll_kernels.schemas import CUDA_SCHEMAS, SCHEMAS
@@ -222,10 +222,7 @@ def _in_context(function: Callable[..., Any]) -> Callable[..., Any]:
     """An op in Python as its first tensor's device and dtypes want it."""
 
     def implementation(*arguments: Any) -> Any:
-        device = arguments[0].device
-        if is_in_context(device):
-            return function(*arguments)
-        with kernel_context(device):
+        with kernel_context(arguments[0].device):
             return function(*arguments)
 
     return implementation

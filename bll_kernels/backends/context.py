@@ -18,19 +18,17 @@ def without_autocast(device_type: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def is_in_context(device: torch.device) -> bool:
-    """Whether `kernel_context` would change nothing."""
-    elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
-    return not elsewhere and not torch.is_autocast_enabled(device.type)
-
-
-@contextmanager
-def kernel_context(device: torch.device) -> Iterator[None]:
+def kernel_context(device: torch.device) -> AbstractContextManager[object]:
     """What launches of Triton and ATen need to serve tensors on `device`.
 
     Triton launches on the current device and its stream, wherever the tensors are.
     """
-    elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
-    current = torch.cuda.device(device) if elsewhere else nullcontext()
-    with current, without_autocast(device.type):
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        return _elsewhere(device)
+    return without_autocast(device.type)
+
+
+@contextmanager
+def _elsewhere(device: torch.device) -> Iterator[None]:
+    with torch.cuda.device(device), without_autocast(device.type):
         yield

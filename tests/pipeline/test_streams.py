@@ -151,8 +151,10 @@ def test_graphs_end_with_the_bits_of_sequential(micro_batches: int) -> None:
         assert len(executor._graphs._graphs) == GRAPHS
 
 
-def steps_captured(executor: Executor, device: SimulatedDevice) -> list[int]:
-    """The numbers of the steps that are captured from here on."""
+def graphed(blocks: list[Any], **options: Any) -> tuple[Executor, list[int]]:
+    """An executor of graphs, and the numbers of the steps that it captures."""
+    device = SimulatedDevice()
+    executor = Executor(blocks, adam, mode="graphed", device=device, **options)
     found: list[int] = []
     capture = device.capture
 
@@ -161,7 +163,7 @@ def steps_captured(executor: Executor, device: SimulatedDevice) -> list[int]:
         return capture(*given)
 
     device.capture = noted  # type: ignore[method-assign]
-    return found
+    return executor, found
 
 
 def test_a_graph_is_captured_again_when_an_option_of_the_optimiser_changes() -> None:
@@ -175,10 +177,8 @@ def test_a_graph_is_captured_again_when_an_option_of_the_optimiser_changes() -> 
         return everything(executor)
 
     want = train(Executor(without_dropout(plain(2)), adam))
-    device = SimulatedDevice()
-    graphed = Executor(without_dropout(plain(2)), adam, mode="graphed", device=device)
-    captured = steps_captured(graphed, device)
-    assert_same(train(graphed), want)
+    executor, captured = graphed(without_dropout(plain(2)))
+    assert_same(train(executor), want)
     assert len(captured) == 3
 
 
@@ -197,10 +197,8 @@ def test_a_graph_does_not_outlive_the_state_it_updates() -> None:
         return everything(executor)
 
     want = train(Executor(without_dropout(plain(2)), adam))
-    device = SimulatedDevice()
-    graphed = Executor(without_dropout(plain(2)), adam, mode="graphed", device=device)
-    captured = steps_captured(graphed, device)
-    assert_same(train(graphed), want)
+    executor, captured = graphed(without_dropout(plain(2)))
+    assert_same(train(executor), want)
     # Step 5, the first with the loaded state, runs as it is.
     assert captured == [1, 6]
 
@@ -230,10 +228,8 @@ def test_a_graph_is_of_one_mode_of_its_blocks(local_step: str) -> None:
         return everything(executor)
 
     want = train(Executor(blocks(), adam, local_step=local_step))
-    device = SimulatedDevice()
-    graphed = Executor(blocks(), adam, mode="graphed", device=device, local_step=local_step)
-    captured = steps_captured(graphed, device)
-    assert_same(train(graphed), want)
+    executor, captured = graphed(blocks(), local_step=local_step)
+    assert_same(train(executor), want)
     # Step 3, the first in evaluation mode, runs as it is; the mode that comes back has its graph.
     assert captured == [1, 4]
 
